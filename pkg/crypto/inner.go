@@ -1,0 +1,47 @@
+package crypto
+
+// The inner plaintext is the tail of an MQTT 5 PUBLISH: length of the properties as a
+// variable byte integer (MQTT 5 1.5.5), properties, payload (spec 3).
+
+// MaxProps is the most bytes of properties that a variable byte integer can announce.
+const MaxProps = 1<<28 - 1
+
+// InnerLen is the length of the inner plaintext for so many bytes of properties and payload.
+func InnerLen(props, payload int) int { return varintLen(props) + props + payload }
+
+func varintLen(n int) int {
+	switch {
+	case n < 1<<7:
+		return 1
+	case n < 1<<14:
+		return 2
+	case n < 1<<21:
+		return 3
+	}
+	return 4
+}
+
+func appendVarint(dst []byte, n int) []byte {
+	for n >= 1<<7 {
+		dst = append(dst, byte(n)|0x80)
+		n >>= 7
+	}
+	return append(dst, byte(n))
+}
+
+// SplitInner splits an inner plaintext into properties (without their length) and
+// payload, both views into b. Errors are [ErrInner].
+func SplitInner(b []byte) (props, payload []byte, err error) {
+	n := 0
+	for i := 0; i < 4 && i < len(b); i++ {
+		n |= int(b[i]&0x7f) << (7 * i)
+		if b[i]&0x80 != 0 {
+			continue
+		}
+		if i > 0 && b[i] == 0 || n > len(b)-i-1 {
+			return nil, nil, ErrInner // longer form than needed, or properties that overrun
+		}
+		return b[i+1 : i+1+n : i+1+n], b[i+1+n:], nil
+	}
+	return nil, nil, ErrInner
+}
