@@ -34,6 +34,7 @@ func NewNamespace(t T, name string) *Namespace {
 	ns := &Namespace{Name: name, handle: handle}
 	t.Cleanup(func() { ns.handle.Close() })
 	ns.up(t, "lo")
+	ns.Sysctl(t, "net/ipv6/conf/default/accept_dad", "0") // else neighbours are not found for the first two seconds
 	return ns
 }
 
