@@ -1,0 +1,107 @@
+# Sealgate. `make` lists what there is; `make demo` and `make test` do all their own set-up.
+
+SHELL       := /bin/sh
+GO          ?= go
+COMMANDS    := gatewayd controld sealctl
+BIN         := $(CURDIR)/bin
+LDFLAGS     := -s -w
+BUILD       := CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)"
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+# A release binary must fit a router's flash.
+MAX_BYTES   := 9000000
+PLATFORMS   := linux/amd64 linux/arm64 linux/arm linux/mipsle linux/mips
+
+# Tests may skip on a laptop, for want of root or a program; nowhere else.
+REQUIRE     := $(shell if [ "$(CI)" = true ] || [ "$$(id -u)" = 0 ]; then echo 1; fi)
+FUZZTIME    ?= 5s
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install the Debian packages that tests and demo use (as root; else say what is missing)
+	@./test/setup.sh
+
+.PHONY: build
+build: ## build gatewayd, controld and sealctl into bin/
+	@mkdir -p $(BIN)
+	$(BUILD) -o $(BIN)/ $(COMMANDS:%=./cmd/%)
+
+.PHONY: build-all
+build-all: ## build for five architectures into dist/, and hold the sizes
+	@fail=0; for platform in $(PLATFORMS); do \
+		dir=dist/$$(echo $$platform | tr / -); mkdir -p $$dir; \
+		GOOS=$${platform%/*} GOARCH=$${platform#*/} GOARM=7 GOMIPS=softfloat $(BUILD) -o $$dir/ $(COMMANDS:%=./cmd/%) || exit 1; \
+		for command in $(COMMANDS); do \
+			size=$$(wc -c < $$dir/$$command); printf '%-13s %-9s %9d bytes\n' $$platform $$command $$size; \
+			if [ $$size -ge $(MAX_BYTES) ]; then echo "  over the limit of $(MAX_BYTES) bytes"; fail=1; fi; \
+		done; \
+	done; exit $$fail
+
+.PHONY: generate
+generate: ## compile the BPF programs anew (needs clang and llvm; the objects are committed)
+	$(GO) generate ./bpf/...
+
+.PHONY: demo
+demo: build ## the main job, from an unmodified publisher through a broker that cannot read it to a subscriber
+	@./test/setup.sh demo
+	@SEALGATE_BIN=$(BIN) $(GO) run ./test/demo
+
+.PHONY: test
+test: setup build ## all tests
+	SEALGATE_BIN=$(BIN) SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -timeout 15m -p 2 ./...
+
+.PHONY: check
+check: fmt vet staticcheck vulncheck race ## gofmt, go vet, staticcheck, govulncheck, and the tests of the packages under the race detector
+
+.PHONY: fmt
+fmt:
+	@bad=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$bad" ]; then echo "gofmt would change:"; echo "$$bad"; exit 1; fi
+
+.PHONY: vet
+vet:
+	$(GO) vet ./...
+
+.PHONY: staticcheck
+staticcheck:
+	$(GO) run $(STATICCHECK) ./...
+
+# Exit 3 is a finding. Anything else that fails is the database out of reach, which is said and not held against the code.
+.PHONY: vulncheck
+vulncheck:
+	@echo "$(GO) run $(GOVULNCHECK) ./..."; \
+	tmp=$$(mktemp -d); trap 'rm -rf $$tmp' EXIT; \
+	GOBIN=$$tmp $(GO) install $(GOVULNCHECK) && timeout 180 $$tmp/govulncheck ./... > $$tmp/out 2>&1; code=$$?; \
+	case $$code in \
+		0) cat $$tmp/out ;; \
+		3) cat $$tmp/out; exit 1 ;; \
+		*) tail -n 3 $$tmp/out; echo "govulncheck could not finish (exit $$code): is the vulnerability database out of reach? Going on without it." ;; \
+	esac
+
+.PHONY: race
+race:
+	CGO_ENABLED=1 SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -race -short -timeout 15m -p 2 ./pkg/... ./cmd/... ./bpf/...
+
+.PHONY: bench
+bench: setup build ## gatewayd beside HAProxy: processor time a message, memory, sizes
+	@SEALGATE_BIN=$(BIN) $(GO) run ./test/bench
+	$(GO) test -run '^$$' -bench . -benchtime 200ms ./pkg/...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (5s)
+	@for pkg in $$($(GO) list ./pkg/...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+.PHONY: vectors
+vectors: ## write test/vectors anew
+	$(GO) generate ./test/vectors/...
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin dist

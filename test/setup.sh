@@ -1,0 +1,47 @@
+#!/bin/sh
+# Installs the Debian packages that the tests and the demo use, only those that are missing. Without root, or without
+# apt-get, it says what is missing and succeeds: tests that need it skip, and the demo falls back on what Go brings along.
+# With the argument "demo" it installs no more than the demo uses.
+set -eu
+PATH=$PATH:/usr/sbin:/sbin
+
+missing=
+need() { # need PROGRAM PACKAGE
+	command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
+}
+need mosquitto mosquitto
+need mosquitto_pub mosquitto-clients
+if [ "${1:-}" != demo ]; then
+	need haproxy haproxy
+	need nft nftables
+	need ip iproute2
+	need tc iproute2
+	need iptables iptables
+	need tcpdump tcpdump
+	need gcc gcc
+	need clang clang
+	need llvm-strip llvm
+	[ -x /usr/bin/python3 ] || missing="$missing python3"
+	/usr/bin/python3 -c 'import cbor2' >/dev/null 2>&1 || missing="$missing python3-cbor2"
+	/usr/bin/python3 -c 'import cryptography' >/dev/null 2>&1 || missing="$missing python3-cryptography"
+	[ -e /usr/include/linux/bpf.h ] || missing="$missing linux-libc-dev"
+	[ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"
+fi
+
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+	echo "Not installed:$missing. What needs them is left out; \`sudo make setup\` installs them."
+	exit 0
+fi
+
+echo "Installing$missing"
+export DEBIAN_FRONTEND=noninteractive
+export RUNLEVEL=1 # so that the packages' own services are not started
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# shellcheck disable=SC2086 # a list of packages
+if ! { apt-get update && apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1 </dev/null; then
+	tail -n 20 "$log"
+	echo "apt-get could not install$missing"
+	exit 1
+fi
