@@ -44,7 +44,9 @@ func New(cfg Config) *Gateway { return &Gateway{cfg: cfg} }
 func (g *Gateway) SetState(s *State) {}
 
 // Serve accepts connections from ln until ctx ends or the gateway is closed.
-func (g *Gateway) Serve(ctx context.Context, ln net.Listener) error { return errors.New("not built yet") }
+func (g *Gateway) Serve(ctx context.Context, ln net.Listener) error {
+	return errors.New("not built yet")
+}
 
 // Drain stops accepting and waits for connections to end; when ctx ends it closes the rest.
 func (g *Gateway) Drain(ctx context.Context) error { return nil }
