@@ -1,0 +1,335 @@
+package mqttparse
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// Property identifiers, MQTT 5 table 2-4.
+const (
+	PropPayloadFormat        = 0x01
+	PropMessageExpiry        = 0x02
+	PropContentType          = 0x03
+	PropResponseTopic        = 0x08
+	PropCorrelationData      = 0x09
+	PropSubscriptionID       = 0x0b
+	PropSessionExpiry        = 0x11
+	PropAssignedClientID     = 0x12
+	PropServerKeepAlive      = 0x13
+	PropAuthMethod           = 0x15
+	PropAuthData             = 0x16
+	PropRequestProblemInfo   = 0x17
+	PropWillDelay            = 0x18
+	PropRequestResponseInfo  = 0x19
+	PropResponseInfo         = 0x1a
+	PropServerReference      = 0x1c
+	PropReasonString         = 0x1f
+	PropReceiveMaximum       = 0x21
+	PropTopicAliasMaximum    = 0x22
+	PropTopicAlias           = 0x23
+	PropMaximumQoS           = 0x24
+	PropRetainAvailable      = 0x25
+	PropUserProperty         = 0x26
+	PropMaximumPacketSize    = 0x27
+	PropWildcardSubAvailable = 0x28
+	PropSubIDAvailable       = 0x29
+	PropSharedSubAvailable   = 0x2a
+)
+
+// kind is a property's data type, MQTT 5 section 2.2.2.2.
+type kind byte
+
+const (
+	kindNone   kind = iota // no such property
+	kindBool               // one byte, 0 or 1
+	kindU16                // Two Byte Integer
+	kindU32                // Four Byte Integer
+	kindVarint             // Variable Byte Integer
+	kindText               // UTF-8 Encoded String
+	kindBinary             // Binary Data
+	kindPair               // UTF-8 String Pair
+)
+
+// placement is a set of packet types, one bit each.
+type placement uint16
+
+const (
+	inWill        placement = 1 << WILL
+	inConnect     placement = 1 << CONNECT
+	inConnAck     placement = 1 << CONNACK
+	inPublish     placement = 1 << PUBLISH
+	inSubscribe   placement = 1 << SUBSCRIBE
+	inUnsubscribe placement = 1 << UNSUBSCRIBE
+	inDisconnect  placement = 1 << DISCONNECT
+	inAuth        placement = 1 << AUTH
+	inAcks        placement = 1<<PUBACK | 1<<PUBREC | 1<<PUBREL | 1<<PUBCOMP | 1<<SUBACK | 1<<UNSUBACK
+	inMessage               = inPublish | inWill
+	inHandshake             = inConnect | inConnAck
+	anywhere                = inMessage | inHandshake | inSubscribe | inUnsubscribe | inDisconnect | inAuth | inAcks
+)
+
+type property struct {
+	kind    kind
+	in      placement
+	nonzero bool // 0 is a protocol error
+}
+
+// table is MQTT 5 table 2-4. It is never written.
+var table = [...]property{
+	PropPayloadFormat:        {kind: kindBool, in: inMessage},
+	PropMessageExpiry:        {kind: kindU32, in: inMessage},
+	PropContentType:          {kind: kindText, in: inMessage},
+	PropResponseTopic:        {kind: kindText, in: inMessage},
+	PropCorrelationData:      {kind: kindBinary, in: inMessage},
+	PropSubscriptionID:       {kind: kindVarint, in: inPublish | inSubscribe, nonzero: true},
+	PropSessionExpiry:        {kind: kindU32, in: inHandshake | inDisconnect},
+	PropAssignedClientID:     {kind: kindText, in: inConnAck},
+	PropServerKeepAlive:      {kind: kindU16, in: inConnAck},
+	PropAuthMethod:           {kind: kindText, in: inHandshake | inAuth},
+	PropAuthData:             {kind: kindBinary, in: inHandshake | inAuth},
+	PropRequestProblemInfo:   {kind: kindBool, in: inConnect},
+	PropWillDelay:            {kind: kindU32, in: inWill},
+	PropRequestResponseInfo:  {kind: kindBool, in: inConnect},
+	PropResponseInfo:         {kind: kindText, in: inConnAck},
+	PropServerReference:      {kind: kindText, in: inConnAck | inDisconnect},
+	PropReasonString:         {kind: kindText, in: inConnAck | inAcks | inDisconnect | inAuth},
+	PropReceiveMaximum:       {kind: kindU16, in: inHandshake, nonzero: true},
+	PropTopicAliasMaximum:    {kind: kindU16, in: inHandshake},
+	PropTopicAlias:           {kind: kindU16, in: inPublish, nonzero: true},
+	PropMaximumQoS:           {kind: kindBool, in: inConnAck},
+	PropRetainAvailable:      {kind: kindBool, in: inConnAck},
+	PropUserProperty:         {kind: kindPair, in: anywhere},
+	PropMaximumPacketSize:    {kind: kindU32, in: inHandshake, nonzero: true},
+	PropWildcardSubAvailable: {kind: kindBool, in: inConnAck},
+	PropSubIDAvailable:       {kind: kindBool, in: inConnAck},
+	PropSharedSubAvailable:   {kind: kindBool, in: inConnAck},
+}
+
+func lookup(id byte) property {
+	if int(id) < len(table) {
+		return table[id]
+	}
+	return property{}
+}
+
+// PropertyIter walks a property block:
+//
+//	for it := mqttparse.Properties(block); it.Next(); {
+//		dst = append(dst, it.Raw()...)
+//	}
+//
+// It checks that identifiers are known and that lengths fit, no more; [ValidateProperties]
+// and the parse functions check the rest. Everything it returns is a view.
+type PropertyIter struct {
+	rest, raw []byte
+	err       *Error
+}
+
+// Properties starts a walk over a property block without its length.
+func Properties(b []byte) PropertyIter { return PropertyIter{rest: b} }
+
+// Next moves on to the next property. It returns false at the end of the block and
+// at the first defect, which Err then reports.
+func (it *PropertyIter) Next() bool {
+	it.raw = nil
+	if len(it.rest) == 0 || it.err != nil {
+		return false
+	}
+	n, r := propertyLen(it.rest)
+	if r != nil {
+		it.err = r.at(V5)
+		return false
+	}
+	it.raw, it.rest = it.rest[:n:n], it.rest[n:]
+	return true
+}
+
+// propertyLen is the length of the property at the front of b, identifier included.
+func propertyLen(b []byte) (n int, r *refusal) {
+	switch lookup(b[0]).kind {
+	case kindBool:
+		n = 2
+	case kindU16:
+		n = 3
+	case kindU32:
+		n = 5
+	case kindVarint:
+		_, width := Varint(b[1:])
+		switch {
+		case width < 0:
+			return 0, errVarint
+		case width == 0:
+			return 0, errPropShort
+		}
+		n = 1 + width
+	case kindText, kindBinary:
+		n = fieldEnd(b, 1)
+	case kindPair:
+		n = fieldEnd(b, fieldEnd(b, 1))
+	default:
+		return 0, errPropUnknown
+	}
+	if n > len(b) {
+		return 0, errPropShort
+	}
+	return n, nil
+}
+
+// fieldEnd is where the length-prefixed field at b[at:] ends: beyond b if it is cut off.
+func fieldEnd(b []byte, at int) int {
+	if at+2 > len(b) {
+		return len(b) + 1
+	}
+	return at + 2 + int(binary.BigEndian.Uint16(b[at:]))
+}
+
+// ID is the current property's identifier, one of the Prop constants.
+func (it *PropertyIter) ID() byte {
+	if len(it.raw) == 0 {
+		return 0
+	}
+	return it.raw[0]
+}
+
+// Raw is the current property as encoded, identifier and value.
+func (it *PropertyIter) Raw() []byte { return it.raw }
+
+// Value is the current property's value: the text or binary data without its length, and
+// for integers and string pairs all the bytes after the identifier.
+func (it *PropertyIter) Value() []byte {
+	if len(it.raw) == 0 {
+		return nil
+	}
+	switch lookup(it.raw[0]).kind {
+	case kindText, kindBinary:
+		return it.raw[3:]
+	}
+	return it.raw[1:]
+}
+
+// Uint is the current property's value if that is an integer of any width, otherwise 0.
+func (it *PropertyIter) Uint() uint32 {
+	if len(it.raw) == 0 {
+		return 0
+	}
+	value := it.raw[1:]
+	switch lookup(it.raw[0]).kind {
+	case kindBool:
+		return uint32(value[0])
+	case kindU16:
+		return uint32(binary.BigEndian.Uint16(value))
+	case kindU32:
+		return binary.BigEndian.Uint32(value)
+	case kindVarint:
+		v, _ := Varint(value)
+		return uint32(v)
+	}
+	return 0
+}
+
+// Pair is the current user property's name and value; nil for any other property.
+func (it *PropertyIter) Pair() (key, value []byte) {
+	if it.ID() != PropUserProperty {
+		return nil, nil
+	}
+	end := fieldEnd(it.raw, 1)
+	return it.raw[3:end:end], it.raw[end+2:]
+}
+
+// Err is the defect that ended the walk, an [*Error], or nil.
+func (it *PropertyIter) Err() error {
+	if it.err != nil {
+		return it.err
+	}
+	return nil
+}
+
+// properties is what a validated block holds, as far as the parsers ask.
+type properties struct {
+	seen  uint64 // one bit for each identifier
+	alias uint16
+}
+
+func (p properties) has(id byte) bool { return p.seen>>id&1 != 0 }
+
+// ValidateProperties checks the property block b, without its length, of a packet of type t, or of
+// a will with [WILL]: identifiers known, allowed there and not repeated, strings
+// well-formed, values within what the standard allows. The error is always an [*Error].
+func ValidateProperties(t Type, b []byte) error {
+	if _, err := scanProperties(t, b); err != nil {
+		return err
+	}
+	return nil
+}
+
+func scanProperties(t Type, b []byte) (found properties, err *Error) {
+	if len(b) == 0 && t != AUTH {
+		return found, nil
+	}
+	it := Properties(b)
+	for it.Next() {
+		id := it.ID()
+		if r := found.place(t, id); r != nil {
+			return found, r.at(V5)
+		}
+		if r := it.checkValue(); r != nil {
+			return found, r.at(V5)
+		}
+		if id == PropTopicAlias {
+			found.alias = uint16(it.Uint())
+		}
+	}
+	switch {
+	case it.err != nil:
+		return found, it.err
+	case t == AUTH && !found.has(PropAuthMethod):
+		return found, errAuthMethod.at(V5)
+	case t == CONNECT && found.has(PropAuthData) && !found.has(PropAuthMethod):
+		return found, errAuthData.at(V5)
+	}
+	return found, nil
+}
+
+// place notes that id was met in a packet of type t, if it may be there.
+func (p *properties) place(t Type, id byte) *refusal {
+	if lookup(id).in>>t&1 == 0 {
+		return errPropPlace
+	}
+	// Only these two may be repeated, and the latter in PUBLISH alone: section 3.8.2.1.2.
+	repeats := id == PropUserProperty || id == PropSubscriptionID && t == PUBLISH
+	if p.has(id) && !repeats {
+		return errPropTwice
+	}
+	p.seen |= 1 << id
+	return nil
+}
+
+// checkValue checks the current property's value.
+func (it *PropertyIter) checkValue() *refusal {
+	info := lookup(it.ID())
+	switch info.kind {
+	case kindBool:
+		if it.Uint() > 1 {
+			return errPropValue
+		}
+	case kindText:
+		r := checkText(it.Value())
+		if r == nil && it.ID() == PropResponseTopic && bytes.ContainsAny(it.Value(), "+#") {
+			return errResponseWild
+		}
+		return r
+	case kindPair:
+		key, value := it.Pair()
+		if r := checkText(key); r != nil {
+			return r
+		}
+		return checkText(value)
+	}
+	if info.nonzero && it.Uint() == 0 {
+		if it.ID() == PropTopicAlias {
+			return errAliasZero
+		}
+		return errPropValue
+	}
+	return nil
+}

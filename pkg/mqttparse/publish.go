@@ -1,0 +1,143 @@
+package mqttparse
+
+import "encoding/binary"
+
+// Flags of PUBLISH, MQTT 3.1.1 and 5 section 3.3.1.
+const (
+	flagRetain = 1 << 0
+	flagDup    = 1 << 3
+)
+
+// Publish is a PUBLISH packet. Its slices are views into the frame it was parsed from.
+type Publish struct {
+	Dup, Retain bool
+	QoS         byte   // 0, 1 or 2
+	PacketID    uint16 // 0 exactly if QoS is 0
+	// TopicAlias is what the topic alias property says, 0 if there is none. It is a copy
+	// for convenience: the property itself stands in Properties, and appending ignores this field.
+	TopicAlias uint16
+	Topic      []byte // empty only in MQTT 5 with a topic alias
+	Properties []byte // MQTT 5: the property block without its length; nil before
+	Payload    []byte
+}
+
+func checkPublishFlags(flags byte) *refusal {
+	switch {
+	case flags&6 == 6:
+		return errQoS3
+	case flags&(flagDup|6) == flagDup:
+		return errDupQoS0
+	}
+	return nil
+}
+
+// ParsePublish parses the PUBLISH packet in f at version v into p, all of whose
+// fields it sets. The error is always an [*Error].
+func ParsePublish(f Frame, v Version, p *Publish) error {
+	flags := f.Flags()
+	if r := checkPublishFlags(flags); r != nil {
+		return r.at(v)
+	}
+	b := f.Body
+	if len(b) < 2 {
+		return errShort.at(v)
+	}
+	n := 2 + int(binary.BigEndian.Uint16(b))
+	if n > len(b) {
+		return errShort.at(v)
+	}
+	p.Topic, b = b[2:n:n], b[n:]
+	if r := checkName(p.Topic); r != nil {
+		return r.at(v)
+	}
+	p.Dup, p.Retain, p.QoS = flags&flagDup != 0, flags&flagRetain != 0, flags>>1&3
+	p.PacketID, p.TopicAlias, p.Properties = 0, 0, nil
+	if p.QoS > 0 {
+		if len(b) < 2 {
+			return errShort.at(v)
+		}
+		p.PacketID, b = binary.BigEndian.Uint16(b), b[2:]
+		if p.PacketID == 0 {
+			return idZero(f.from).at(v)
+		}
+	}
+	p.Payload = b
+	if v == V5 {
+		if err := p.parseProperties(f.from); err != nil {
+			return err
+		}
+	}
+	if n == 2 && p.TopicAlias == 0 {
+		return errTopicAlias.at(v)
+	}
+	return nil
+}
+
+// parseProperties cuts the property block off the front of Payload.
+func (p *Publish) parseProperties(from Direction) error {
+	c := cursor{rest: p.Payload, v: V5}
+	block, found := c.properties(PUBLISH)
+	if c.err != nil {
+		return c.err
+	}
+	if from == FromClient && found.has(PropSubscriptionID) {
+		return errSubIDClient.at(V5)
+	}
+	p.Properties, p.Payload, p.TopicAlias = block, c.rest, found.alias
+	return nil
+}
+
+func idZero(from Direction) *refusal {
+	if from == FromServer {
+		return errIDZeroDown
+	}
+	return errIDZero
+}
+
+// publishBody is the Remaining Length of p with a payload of payloadLen bytes.
+func publishBody(v Version, p *Publish, payloadLen int) int {
+	n := 2 + len(p.Topic) + payloadLen
+	if p.QoS > 0 {
+		n += 2
+	}
+	if v == V5 {
+		n += VarintLen(len(p.Properties)) + len(p.Properties)
+	}
+	return n
+}
+
+// PublishLen is the size in bytes of the whole packet that [AppendPublishHeader] begins
+// when payloadLen bytes of payload follow.
+func PublishLen(v Version, p *Publish, payloadLen int) int {
+	n := publishBody(v, p, payloadLen)
+	return 1 + VarintLen(n) + n
+}
+
+// AppendPublishHeader appends everything of the PUBLISH packet p but its payload: the caller
+// appends payloadLen bytes right behind. p.Payload is not looked at; before MQTT 5 p.Properties
+// is not either. The topic is at most [MaxField] bytes, and [PublishLen] at most [MaxPacket];
+// for anything longer nil is returned, which no caller can mistake for a packet.
+func AppendPublishHeader(dst []byte, v Version, p *Publish, payloadLen int) []byte {
+	body := publishBody(v, p, payloadLen)
+	if len(p.Topic) > MaxField || body > MaxVarint {
+		return nil
+	}
+	first := byte(PUBLISH)<<4 | p.QoS<<1
+	if p.Dup {
+		first |= flagDup
+	}
+	if p.Retain {
+		first |= flagRetain
+	}
+	dst = AppendVarint(append(dst, first), body)
+	dst = binary.BigEndian.AppendUint16(dst, uint16(len(p.Topic)))
+	dst = append(dst, p.Topic...)
+	if p.QoS > 0 {
+		dst = binary.BigEndian.AppendUint16(dst, p.PacketID)
+	}
+	if v == V5 {
+		dst = AppendVarint(dst, len(p.Properties))
+		dst = append(dst, p.Properties...)
+	}
+	return dst
+}
