@@ -1,0 +1,37 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"sealgate/test/lab"
+)
+
+// TestHAProxyCarriesTheLoad holds the parts of the benchmark together: load, HAProxy, sink and the processor time.
+func TestHAProxyCarriesTheLoad(t *testing.T) {
+	lab.NeedTool(t, "haproxy")
+	ca := lab.NewCA(t, "bench")
+	s := newSink(t, ca.Issue(t, "sink", time.Time{}, "127.0.0.1", "localhost"))
+	c, ok := haproxy(t, s, ca)
+	if !ok {
+		t.Fatal("haproxy was there a moment ago")
+	}
+	for _, w := range workloads {
+		micros, perSecond, err := measure(c, w, 100*time.Millisecond, 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: %.2f µs of processor time a message, %.0f messages/s", w.name, micros, perSecond)
+		if micros <= 0 {
+			t.Errorf("%s: no processor time was seen", w.name)
+		}
+	}
+	conns, err := openIdle(c.addr, 50)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conns.close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.Log(s.suites)
+}
