@@ -23,13 +23,13 @@ import (
 // Bounds of a document. A policy is carried in one retained MQTT message and kept in
 // memory by routers, so everything in it is bounded.
 const (
-	MaxGroups      = 256  // groups in a document
-	MaxFilters     = 1024 // topic filters in a document, all groups together
-	MaxPatterns    = 64   // name patterns in one list of one group
-	MaxKeepers     = 8    // keepers of one group when the document names them
-	DefaultKeepers = 3    // keepers that signing fills in when the document names none
-	MaxRevocations = 4096 // revoked names and revoked certificates, each
-	MaxEncoded     = 1 << 20
+	MaxGroups      = 256       // groups in a document
+	MaxFilters     = 1024      // topic filters in a document, all groups together
+	MaxPatterns    = 64        // name patterns in one list of one group
+	MaxKeepers     = 8         // keepers of one group when the document names them
+	DefaultKeepers = 3         // keepers that signing fills in when the document names none
+	MaxRevocations = 4096      // revoked names and revoked certificates, each
+	MaxEncoded     = 512 << 10 // bytes of an encoded document; a keylink frame holds one whole
 )
 
 // SealPrefix starts the unmatched rule that seals into a group: "seal:<group>".
