@@ -8,13 +8,17 @@
 // is none, drops it. The local address of an accepted connection is the address that the device dialled.
 //
 // Mode "listen" is an ordinary TCP listener: Setup and Teardown have nothing to do and no privilege is needed.
+//
+// All of it concerns the network namespace of the calling process.
 package steer
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 )
 
 // The steering modes, as in the configuration key steer.mode.
@@ -42,61 +46,219 @@ type Options struct {
 
 // The ways to attach the classifier to an interface.
 const (
-	AttachTCX    = "tcx"
-	AttachClsact = "clsact"
+	AttachTCX    = "tcx"    // a link pinned in bpffs; kernel 6.6 or newer
+	AttachClsact = "clsact" // a filter of the clsact qdisc; any kernel, no bpffs
 )
-
-// MaxPorts is the largest number of steered ports.
-const MaxPorts = 64
 
 // ErrNotSetUp is wrapped by Listen's error when the guard or the policy route is missing.
 var ErrNotSetUp = errors.New("the guard and the policy route are not installed")
 
 // Setup installs the guard and the policy routes. It may be repeated, needs no running daemon, and what it installs
 // stays. In mode listen there is nothing to install.
-func Setup(o Options) error { return errors.New("not built yet") }
+func Setup(o Options) error {
+	if err := o.check(); err != nil || o.Mode == ModeListen {
+		return err
+	}
+	if err := needCapabilities("install the guard and the policy route", capNetAdmin); err != nil {
+		return err
+	}
+	if err := installGuard(o.Ports); err != nil { // first: from here on nothing crosses
+		return err
+	}
+	return installRoutes(o.LAN, o.Ports)
+}
 
-// Teardown removes all that Setup and Listen left behind in this network namespace. It may be repeated.
-func Teardown(o Options) error { return errors.New("not built yet") }
+// Teardown removes all that Setup and Listen left behind in this network namespace, whatever interfaces and ports they
+// were given. The guard goes last. It may be repeated.
+func Teardown(o Options) error {
+	if o.Mode == ModeListen {
+		return nil
+	}
+	if err := needCapabilities("remove the guard and the policy route", capNetAdmin); err != nil {
+		return err
+	}
+	return errors.Join(detachAll(), removeRoutes(), removeGuard())
+}
 
 // Steering is a running redirection.
 type Steering struct {
 	Listener net.Listener // accepted connections have the dialled address as their LocalAddr
+
+	acceptor *acceptor // nil in mode listen, like the rest
+	program  *program
+	attacher *attacher
+	stop     context.CancelFunc
+	done     chan struct{} // closed when the watcher has ended
 }
 
 // Listen opens the listener and, in mode tc, attaches the classifier to the LAN interfaces. It refuses to steer when
 // Setup has not been run. Ending ctx is the same as Close.
 func Listen(ctx context.Context, o Options, log *slog.Logger) (*Steering, error) {
-	return nil, errors.New("not built yet")
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	if o.Mode == ModeListen {
+		return listenPlain(ctx, o)
+	}
+	return listenTC(ctx, o, log)
+}
+
+func listenPlain(ctx context.Context, o Options) (*Steering, error) {
+	l, err := openPlain(ctx, o.Listen)
+	if err != nil {
+		return nil, err
+	}
+	context.AfterFunc(ctx, func() { l.Close() })
+	return &Steering{Listener: l}, nil
+}
+
+func listenTC(ctx context.Context, o Options, log *slog.Logger) (s *Steering, err error) {
+	if err := needCapabilities("steer in mode tc", capNetAdmin, capBPF); err != nil {
+		return nil, err
+	}
+	if err := checkSetup(o); err != nil {
+		return nil, err
+	}
+	l, err := openTransparent(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s = &Steering{acceptor: newAcceptor(l, o, log), done: make(chan struct{})}
+	s.Listener = s.acceptor
+	defer func() {
+		if err != nil {
+			s.release()
+		}
+	}()
+	if s.program, err = loadProgram(); err != nil {
+		return nil, err
+	}
+	if err = s.program.configure(l, o.Ports); err != nil {
+		return nil, err
+	}
+	if s.attacher, err = newAttacher(s.program, o, log); err != nil {
+		return nil, err
+	}
+	w, err := newWatcher(s.attacher, s.acceptor, log)
+	if err != nil {
+		return nil, err
+	}
+	if err = s.attacher.attachAll(); err != nil {
+		w.close()
+		return nil, err
+	}
+	ctx, s.stop = context.WithCancel(ctx)
+	go func() { defer close(s.done); w.run(ctx) }()
+	context.AfterFunc(ctx, func() { s.acceptor.Close() })
+	return s, nil
 }
 
 // Close closes the listener and stops watching interfaces. The classifier stays attached and drops every steered
-// packet, so stopping never opens the way.
-func (s *Steering) Close() error { return nil }
-
-// Counters are the classifier's counts of packets since it was loaded.
-type Counters struct {
-	Assigned   uint64 // packets handed to the listener or to a connection of ours; a packet may hold many segments
-	Segments   uint64 // TCP segments in them
-	NoListener uint64 // dropped: no listener
-	Fragment   uint64 // dropped: fragment of TCP
-	Truncated  uint64 // dropped: header cut off
-	Extension  uint64 // dropped: more IPv6 extension headers than the classifier follows
-	VLAN       uint64 // dropped: steered traffic in an unexpected VLAN tag
-	Failed     uint64 // dropped: the kernel refused the assignment
-	Foreign    uint64 // packets of a host's own socket on a steered port, sent to our listener instead
-	Refused    uint64 // connections closed after accept: to a port that is not steered, or to the gateway itself
+// packet that belongs to no connection still open, so stopping never opens the way.
+func (s *Steering) Close() error {
+	if s.stop == nil {
+		return s.Listener.Close()
+	}
+	s.stop()
+	<-s.done
+	s.release()
+	return nil
 }
 
-// Counters reads the counts. In mode listen they are zero.
-func (s *Steering) Counters() (Counters, error) { return Counters{}, nil }
-
-// Ability is one thing that this kernel and this process can do, or cannot and why.
-type Ability struct {
-	Name   string // short, stable: "tcx", "clsact", "sk_assign", "nf_tables", "policy-route", "bpffs"
-	OK     bool
-	Detail string // what was tried and, when not OK, what is missing
+func (s *Steering) release() {
+	s.acceptor.Close()
+	if s.program != nil {
+		s.program.close()
+	}
 }
 
-// Abilities probes the kernel. It changes nothing that outlives the call.
-func Abilities() []Ability { return nil }
+// Attached says how the classifier is attached: interface name to AttachTCX or AttachClsact. Interfaces that do not
+// exist at the moment are missing. Nil in mode listen.
+func (s *Steering) Attached() map[string]string {
+	if s.attacher == nil {
+		return nil
+	}
+	return s.attacher.attached()
+}
+
+// check refuses what this version cannot steer, naming the configuration key.
+func (o *Options) check() error {
+	switch o.Mode {
+	case ModeListen:
+		if o.Listen == "" {
+			return errors.New("steer.listen: empty; mode \"listen\" needs host:port, for example 127.0.0.1:1883")
+		}
+		return nil
+	case ModeTC:
+	case ModeTProxy, ModeRedirect, ModeNFQueue:
+		return fmt.Errorf("steer.mode: %q is not in this version; use \"tc\" on a routed gateway or \"listen\"", o.Mode)
+	default:
+		return fmt.Errorf("steer.mode: %q is not a mode; use \"tc\" on a routed gateway or \"listen\"", o.Mode)
+	}
+	if o.Bridge != "" {
+		return errors.New("steer.bridge: bridged steering is not in this version; leave it empty and route between lan and uplink")
+	}
+	if o.SpoofSource {
+		return errors.New("steer.spoof_source: not in this version; set it to false")
+	}
+	return errors.Join(o.checkLAN(), o.checkPorts(), o.checkAttach())
+}
+
+func (o *Options) checkLAN() error {
+	if len(o.LAN) == 0 {
+		return errors.New("steer.lan: empty; mode \"tc\" needs the interfaces that devices are behind")
+	}
+	for _, name := range o.LAN {
+		if name == "" || len(name) > maxInterfaceName || !validInterfaceName(name) {
+			return fmt.Errorf("steer.lan: %q is not an interface name", name)
+		}
+		if name == "lo" || slices.Contains(o.Uplink, name) {
+			return fmt.Errorf("steer.lan: %q cannot be steered: it is the loopback interface or also in steer.uplink", name)
+		}
+	}
+	return nil
+}
+
+const maxInterfaceName = 15 // IFNAMSIZ less the NUL
+
+// validInterfaceName keeps out what the kernel refuses in a name, and what would change the path of a pinned link.
+func validInterfaceName(name string) bool {
+	if name == "." || name == ".." {
+		return false
+	}
+	for _, r := range name {
+		if r <= ' ' || r >= 0x7f || r == '/' || r == ':' {
+			return false
+		}
+	}
+	return true
+}
+
+func (o *Options) checkPorts() error {
+	if len(o.Ports) == 0 || len(o.Ports) > MaxPorts {
+		return fmt.Errorf("steer.ports: %d ports; 1 to %d can be steered", len(o.Ports), MaxPorts)
+	}
+	if slices.Contains(o.Ports, 0) {
+		return errors.New("steer.ports: 0 is not a port")
+	}
+	return nil
+}
+
+func (o *Options) checkAttach() error {
+	switch o.Attach {
+	case "", AttachTCX, AttachClsact:
+		return nil
+	}
+	return fmt.Errorf("attach %q: not a way to attach; use %q, %q or nothing", o.Attach, AttachTCX, AttachClsact)
+}
+
+// command is the gatewayd command line that an error message tells the user to run.
+func (o *Options) command(flag string) string {
+	if o.ConfigFile == "" {
+		return "gatewayd " + flag
+	}
+	return "gatewayd " + flag + " -config " + o.ConfigFile
+}

@@ -1,0 +1,1 @@
+/* See types.h. The generic code is enough. */

@@ -1,0 +1,341 @@
+//go:build ignore
+
+/* The steering classifier, attached to the ingress of every LAN interface of a routed gateway.
+ *
+ * It answers one question a packet: is this TCP to a steered port? If not, the packet goes on as if the program were
+ * not there (TC_ACT_UNSPEC, so that classifiers behind it still run). If so, the packet is handed to one of gatewayd's
+ * own sockets or dropped; it is never let through. What cannot be told apart for certain (a fragment, a header that is
+ * cut off, a chain of headers that is too long) counts as steered and is dropped.
+ *
+ * The file is read top down in the order a packet takes: parse, find the socket, assign.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+
+#include "helpers.h"
+#include "steer.h"
+
+#define PROTO_HOPOPTS   0
+#define PROTO_TCP       6
+#define PROTO_ROUTING  43
+#define PROTO_FRAGMENT 44
+#define PROTO_AH       51
+#define PROTO_DSTOPTS  60
+#define PROTO_MOBILITY 135
+#define PROTO_HIP      139
+#define PROTO_SHIM6    140
+
+#define IPV4_FRAGMENT 0x3fff /* more-fragments bit and offset */
+#define VLAN_VID      0x0fff
+#define HEADERS       256    /* enough for every header chain that is followed */
+
+struct map_def SEC("maps") steer_ports_map = {
+	.type = BPF_MAP_TYPE_HASH, .key_size = 2, .value_size = 1, .max_entries = STEER_MAX_PORTS,
+};
+
+struct map_def SEC("maps") steer_config_map = {
+	.type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = sizeof(struct steer_config), .max_entries = 1,
+};
+
+struct map_def SEC("maps") steer_counters_map = {
+	.type = BPF_MAP_TYPE_PERCPU_ARRAY, .key_size = 4, .value_size = 8, .max_entries = STEER_COUNTERS,
+};
+
+struct tag {
+	__be16 tci, proto;
+};
+
+struct extension {
+	__u8 next, length;
+};
+
+/* What parsing finds out about a packet that is ours. */
+struct packet {
+	struct bpf_sock_tuple tuple; /* as the packet has it: source is the device */
+	__u32 l4;                    /* offset of the TCP header from the network header */
+	__u8 v6, tagged;
+};
+
+INLINE void count(__u32 which, __u64 n)
+{
+	__u64 *c = map_lookup(&steer_counters_map, &which);
+
+	if (c)
+		*c += n;
+}
+
+INLINE int drop(__u32 reason)
+{
+	count(reason, 1);
+	return TC_ACT_SHOT;
+}
+
+/* Copies len bytes at offset from the network header. Some drivers leave all but the Ethernet header in page
+ * fragments, where the first attempt cannot reach. */
+INLINE int load(struct __sk_buff *skb, __u32 offset, void *to, __u32 len)
+{
+	if (!skb_load_relative(skb, offset, to, len, BPF_HDR_START_NET))
+		return 0;
+	if (skb_pull(skb, skb->len < HEADERS ? skb->len : HEADERS))
+		return -1;
+	return skb_load_relative(skb, offset, to, len, BPF_HDR_START_NET) ? -1 : 0;
+}
+
+/* The parsers return TC_ACT_OK for TCP whose header is at p->l4, else the final verdict. */
+
+INLINE int parse_ipv4(struct __sk_buff *skb, struct packet *p)
+{
+	struct iphdr ip;
+
+	if (load(skb, p->l4, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
+		return drop(STEER_TRUNCATED);
+	if (ip.protocol != PROTO_TCP)
+		return TC_ACT_UNSPEC;
+	if (ip.frag_off & htons(IPV4_FRAGMENT))
+		return drop(STEER_FRAGMENT);
+	p->tuple.ipv4.saddr = ip.saddr;
+	p->tuple.ipv4.daddr = ip.daddr;
+	p->l4 += ip.ihl * 4;
+	return TC_ACT_OK;
+}
+
+/* One IPv6 extension header: 0 and the next header in *next, or 1 when *next is not an extension header, or -1. */
+INLINE int skip_extension(struct __sk_buff *skb, struct packet *p, __u8 *next)
+{
+	struct extension e;
+
+	switch (*next) {
+	case PROTO_HOPOPTS:
+	case PROTO_ROUTING:
+	case PROTO_DSTOPTS:
+	case PROTO_MOBILITY:
+	case PROTO_HIP:
+	case PROTO_SHIM6:
+	case PROTO_AH:
+		if (load(skb, p->l4, &e, sizeof(e)))
+			return -1;
+		p->l4 += *next == PROTO_AH ? (e.length + 2) * 4 : (e.length + 1) * 8;
+		*next = e.next;
+		return 0;
+	}
+	return 1;
+}
+
+/* A fragment header names the protocol of the first fragment's next header. UDP and the like are let through;
+ * TCP, and anything that may still lead to TCP, is not. */
+INLINE int parse_fragment(struct __sk_buff *skb, struct packet *p)
+{
+	struct extension e;
+
+	if (load(skb, p->l4, &e, sizeof(e)))
+		return drop(STEER_TRUNCATED);
+	switch (e.next) {
+	case PROTO_TCP:
+	case PROTO_HOPOPTS:
+	case PROTO_ROUTING:
+	case PROTO_FRAGMENT:
+	case PROTO_DSTOPTS:
+	case PROTO_MOBILITY:
+	case PROTO_HIP:
+	case PROTO_SHIM6:
+	case PROTO_AH:
+		return drop(STEER_FRAGMENT);
+	}
+	return TC_ACT_UNSPEC;
+}
+
+INLINE int parse_ipv6(struct __sk_buff *skb, struct packet *p)
+{
+	struct ipv6hdr ip;
+	int more = 0;
+	__u8 next;
+
+	if (load(skb, p->l4, &ip, sizeof(ip)) || ip.version != 6)
+		return drop(STEER_TRUNCATED);
+	__builtin_memcpy(p->tuple.ipv6.saddr, &ip.saddr, 16);
+	__builtin_memcpy(p->tuple.ipv6.daddr, &ip.daddr, 16);
+	p->l4 += sizeof(ip);
+	p->v6 = 1;
+	next = ip.nexthdr;
+#pragma unroll
+	for (int i = 0; i < STEER_MAX_EXTENSIONS; i++) {
+		more = skip_extension(skb, p, &next);
+		if (more)
+			break;
+	}
+	if (more < 0)
+		return drop(STEER_TRUNCATED);
+	if (next == PROTO_FRAGMENT)
+		return parse_fragment(skb, p);
+	if (next == PROTO_TCP)
+		return TC_ACT_OK;
+	switch (next) {
+	case PROTO_HOPOPTS:
+	case PROTO_ROUTING:
+	case PROTO_DSTOPTS:
+	case PROTO_MOBILITY:
+	case PROTO_HIP:
+	case PROTO_SHIM6:
+	case PROTO_AH:
+		return drop(STEER_EXTENSION);
+	}
+	return TC_ACT_UNSPEC;
+}
+
+INLINE int is_tag(__be32 proto)
+{
+	return proto == htons(ETH_P_8021Q) || proto == htons(ETH_P_8021AD);
+}
+
+/* The kernel has already taken the first VLAN tag off. A tag with VLAN 0 is a priority, not a VLAN. */
+INLINE int parse(struct __sk_buff *skb, struct packet *p)
+{
+	__be32 proto = skb->protocol;
+	struct tag tag;
+
+	p->tagged = skb->vlan_present && (skb->vlan_tci & VLAN_VID);
+#pragma unroll
+	for (int i = 0; i < STEER_MAX_TAGS; i++) {
+		if (!is_tag(proto))
+			break;
+		if (load(skb, p->l4, &tag, sizeof(tag)))
+			return drop(STEER_TRUNCATED);
+		proto = tag.proto;
+		p->l4 += sizeof(tag);
+		p->tagged = 1;
+	}
+	if (proto == htons(ETH_P_IP))
+		return parse_ipv4(skb, p);
+	if (proto == htons(ETH_P_IPV6))
+		return parse_ipv6(skb, p);
+	return is_tag(proto) ? drop(STEER_VLAN) : TC_ACT_UNSPEC;
+}
+
+/* TC_ACT_OK for a steered port, and the tuple complete; else the final verdict. */
+INLINE int parse_tcp(struct __sk_buff *skb, struct packet *p)
+{
+	struct tcphdr tcp;
+	__u16 port;
+
+	if (load(skb, p->l4, &tcp, sizeof(tcp)))
+		return drop(STEER_TRUNCATED);
+	port = ntohs(tcp.dest);
+	if (!map_lookup(&steer_ports_map, &port))
+		return TC_ACT_UNSPEC;
+	if (p->v6) {
+		p->tuple.ipv6.sport = tcp.source;
+		p->tuple.ipv6.dport = tcp.dest;
+	} else {
+		p->tuple.ipv4.sport = tcp.source;
+		p->tuple.ipv4.dport = tcp.dest;
+	}
+	return TC_ACT_OK;
+}
+
+/* Whether a socket that the packet's own addresses lead to is gatewayd's. Only TIME_WAIT cannot be asked: what it was
+ * the connection of, nobody can send data on any more. */
+INLINE int ours(struct bpf_sock *sk, __u32 mark)
+{
+	struct bpf_sock *full;
+
+	switch (sk->state) {
+	case BPF_TCP_LISTEN: /* a host's own server on a steered port */
+		return 0;
+	case BPF_TCP_TIME_WAIT:
+		return 1;
+	case BPF_TCP_NEW_SYN_RECV:
+		full = get_listener_sock(sk);
+		break;
+	default:
+		full = sk_fullsock(sk);
+	}
+	return full && full->mark == mark;
+}
+
+/* Assigns and releases. */
+INLINE int assign(struct __sk_buff *skb, struct bpf_sock *sk)
+{
+	long err = sk_assign(skb, sk, 0);
+
+	sk_release(sk);
+	if (err)
+		return drop(STEER_FAILED);
+	count(STEER_ASSIGNED, 1);
+	count(STEER_SEGMENTS, skb->gso_segs ? skb->gso_segs : 1);
+	return TC_ACT_OK;
+}
+
+/* Our listener, looked up by its private port, so that no server of the host's on a steered port is in the way. The
+ * mark tells it from a stranger that was given the same port after gatewayd died. */
+INLINE int to_listener(struct __sk_buff *skb, struct steer_config *c)
+{
+	struct bpf_sock_tuple t = {};
+	struct bpf_sock *sk, *full;
+
+	if (!c->port)
+		return drop(STEER_NO_LISTENER);
+	if (c->flags & STEER_LISTENER_IPV6) {
+		t.ipv6.daddr[3] = htonl(1);
+		t.ipv6.dport = htons((__u16)c->port);
+		sk = skc_lookup_tcp(skb, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
+	} else {
+		barrier();
+		t.ipv4.daddr = htonl(0x7f000001);
+		t.ipv4.dport = htons((__u16)c->port);
+		sk = skc_lookup_tcp(skb, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
+	}
+	if (!sk)
+		return drop(STEER_NO_LISTENER);
+	full = sk_fullsock(sk);
+	if (!full || full->state != BPF_TCP_LISTEN || full->mark != c->mark) {
+		sk_release(sk);
+		return drop(STEER_NO_LISTENER);
+	}
+	return assign(skb, sk);
+}
+
+/* A connection of ours that the packet belongs to, else our listener. */
+INLINE int to_socket(struct __sk_buff *skb, struct packet *p, struct steer_config *c)
+{
+	struct bpf_sock *sk;
+
+	if (p->v6) {
+		sk = skc_lookup_tcp(skb, &p->tuple, sizeof(p->tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+	} else {
+		barrier();
+		sk = skc_lookup_tcp(skb, &p->tuple, sizeof(p->tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+	}
+	if (sk) {
+		if (ours(sk, c->mark))
+			return assign(skb, sk);
+		sk_release(sk);
+		count(STEER_FOREIGN, 1);
+	}
+	return to_listener(skb, c);
+}
+
+SEC("tc") int sealgate_steer(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct steer_config *c;
+	__u32 zero = 0;
+	int verdict;
+
+	verdict = parse(skb, &p);
+	if (verdict != TC_ACT_OK)
+		return verdict;
+	verdict = parse_tcp(skb, &p);
+	if (verdict != TC_ACT_OK)
+		return verdict;
+	c = map_lookup(&steer_config_map, &zero);
+	if (!c)
+		return drop(STEER_NO_LISTENER);
+	if (p.tagged)
+		return c->flags & STEER_PASS_TAGGED ? TC_ACT_UNSPEC : drop(STEER_VLAN);
+	/* TC_ACT_OK ends the chain: no classifier behind this one can send an assigned packet elsewhere. */
+	return to_socket(skb, &p, c);
+}

@@ -1,0 +1,42 @@
+/* What the steering classifier and the Go code that loads it share. The Go side repeats these numbers in
+ * pkg/steer/layout.go; a test sends packets through the kernel and compares what each side makes of them. */
+#ifndef SEALGATE_STEER_H
+#define SEALGATE_STEER_H
+
+#include <linux/types.h>
+
+/* Steered ports, at most. */
+#define STEER_MAX_PORTS 64
+
+/* IPv6 extension headers that are followed; a packet with more is dropped. */
+#define STEER_MAX_EXTENSIONS 6
+
+/* VLAN tags that are followed behind the one that the kernel has already taken off. */
+#define STEER_MAX_TAGS 2
+
+/* steer_config.flags */
+#define STEER_LISTENER_IPV6 1 /* the listener is bound to ::1 and takes both families; else to 127.0.0.1 */
+#define STEER_PASS_TAGGED   2 /* leave tagged packets to the VLAN interfaces on top, which are steered themselves */
+
+/* The one entry of steer_config_map. All in the machine's byte order. */
+struct steer_config {
+	__u32 port;  /* the private port that our listener is bound to; 0: there is none */
+	__u32 mark;  /* SO_MARK of our listener, which its connections inherit: how a socket is known to be ours */
+	__u32 flags;
+};
+
+/* Indices into steer_counters_map. */
+enum steer_counter {
+	STEER_ASSIGNED,    /* packets handed to a socket */
+	STEER_SEGMENTS,    /* TCP segments in them: one packet may hold many */
+	STEER_NO_LISTENER, /* the rest but STEER_FOREIGN are dropped packets */
+	STEER_FRAGMENT,
+	STEER_TRUNCATED,
+	STEER_EXTENSION,
+	STEER_VLAN,
+	STEER_FAILED,
+	STEER_FOREIGN,     /* packets of another program's socket, sent to our listener instead */
+	STEER_COUNTERS,
+};
+
+#endif

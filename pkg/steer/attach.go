@@ -1,0 +1,268 @@
+package steer
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// attacher keeps the classifier on the LAN interfaces. Attaching replaces what an earlier process left, in one step;
+// closing leaves what is attached, so that packets go on being dropped.
+type attacher struct {
+	program *program
+	lan     []string
+	log     *slog.Logger
+	pins    string // directory for pinned links, or "" for clsact
+
+	mu   sync.Mutex
+	done map[string]attachment // by interface name; zero for one that does not exist
+}
+
+type attachment struct {
+	index int
+	how   string
+}
+
+// newAttacher chooses the way to attach. TCX is preferred: nothing else can take its place, and a new process replaces
+// the program in one step. It needs a kernel that has it and a BPF file system that outlives this process.
+func newAttacher(p *program, o Options, log *slog.Logger) (*attacher, error) {
+	a := &attacher{program: p, lan: o.LAN, log: log, done: make(map[string]attachment)}
+	if o.Attach == AttachClsact {
+		return a, nil
+	}
+	err := haveTCX()
+	if err == nil {
+		a.pins, err = pins()
+	}
+	if err != nil && o.Attach == AttachTCX {
+		return nil, fmt.Errorf("attach the classifier by TCX: %w", err)
+	}
+	if err != nil {
+		log.Info("steering by clsact instead of TCX", "reason", err.Error())
+	}
+	return a, nil
+}
+
+// haveTCX asks the kernel for the TCX programs of the loopback interface.
+func haveTCX() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find the loopback interface: %w", err)
+	}
+	_, err = link.QueryPrograms(link.QueryOptions{Target: lo.Attrs().Index, Attach: ebpf.AttachTCXIngress})
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if errors.Is(err, unix.EPERM) {
+		return err
+	}
+	return fmt.Errorf("this kernel has no TCX (6.6 or newer has): %w", err)
+}
+
+func (a *attacher) attached() map[string]string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	m := make(map[string]string, len(a.done))
+	for name, at := range a.done {
+		if at.how != "" {
+			m[name] = at.how
+		}
+	}
+	return m
+}
+
+// attachAll attaches to every LAN interface that exists and is not attached yet. An interface that does not exist is
+// not an error: it is attached when it appears.
+func (a *attacher) attachAll() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	links := make(map[string]netlink.Link)
+	var errs []error
+	for _, name := range a.lan {
+		l, err := netlink.LinkByName(name)
+		if missing := (netlink.LinkNotFoundError{}); errors.As(err, &missing) {
+			a.forget(name)
+			continue
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("find interface %s: %w", name, err))
+			continue
+		}
+		links[name] = l
+	}
+	errs = append(errs, a.program.passTagged(hasSteeredVLAN(links)))
+	for name, l := range links {
+		if a.done[name].index == l.Attrs().Index {
+			continue
+		}
+		how, err := a.attach(l)
+		if err != nil {
+			errs = append(errs, programError("attach the classifier to "+name, err))
+			continue
+		}
+		a.done[name] = attachment{l.Attrs().Index, how}
+		a.log.Info("steering", "interface", name, "attached", how)
+	}
+	return errors.Join(errs...)
+}
+
+// forget notes that an interface does not exist, and says so once.
+func (a *attacher) forget(name string) {
+	if at, known := a.done[name]; known && at == (attachment{}) {
+		return
+	}
+	a.done[name] = attachment{}
+	a.log.Warn("interface does not exist; steering waits for it", "interface", name)
+}
+
+// hasSteeredVLAN tells whether one of the interfaces is a VLAN on top of another. The lower one then sees the upper
+// one's packets, tagged, and must leave them alone.
+func hasSteeredVLAN(links map[string]netlink.Link) bool {
+	for l := range maps.Values(links) {
+		for lower := range maps.Values(links) {
+			if l.Type() == "vlan" && l.Attrs().ParentIndex == lower.Attrs().Index {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// attach puts the program on the interface and takes off whatever the other way of attaching left.
+func (a *attacher) attach(l netlink.Link) (how string, err error) {
+	if a.pins == "" {
+		if err := attachClsact(a.program.objects.SealgateSteer, l); err != nil {
+			return "", err
+		}
+		return AttachClsact, unpin(l.Attrs().Name)
+	}
+	if err := attachTCX(a.program.objects.SealgateSteer, l, filepath.Join(a.pins, l.Attrs().Name)); err != nil {
+		return "", err
+	}
+	return AttachTCX, removeFilter(l)
+}
+
+// attachTCX updates the pinned link, or makes one if there is none for this interface. A link whose interface has gone
+// does not come back with a new one of the same name.
+func attachTCX(p *ebpf.Program, l netlink.Link, pin string) error {
+	old, err := link.LoadPinnedLink(pin, nil)
+	if err == nil {
+		defer old.Close()
+		info, err := old.Info()
+		if err == nil && info.TCX() != nil && int(info.TCX().Ifindex) == l.Attrs().Index {
+			return old.Update(p)
+		}
+		if err := old.Unpin(); err != nil {
+			return fmt.Errorf("remove the stale link %s: %w", pin, err)
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("open the pinned link %s: %w", pin, err)
+	}
+	made, err := link.AttachTCX(link.TCXOptions{
+		Interface: l.Attrs().Index, Program: p, Attach: ebpf.AttachTCXIngress, Anchor: link.Head(),
+	})
+	if err != nil {
+		return err
+	}
+	defer made.Close()
+	if err := made.Pin(pin); err != nil {
+		return fmt.Errorf("pin the link at %s: %w", pin, err)
+	}
+	return nil
+}
+
+// attachClsact replaces our filter in one step. The qdisc is shared with other programs: it is made when missing and
+// never removed.
+func attachClsact(p *ebpf.Program, l netlink.Link) error {
+	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: l.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}}
+	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add the clsact qdisc: %w (OpenWrt: kmod-sched-core)", err)
+	}
+	filter := ourFilter(l)
+	filter.Fd = p.FD()
+	if err := netlink.FilterReplace(filter); err != nil {
+		return fmt.Errorf("add the filter: %w (OpenWrt: kmod-sched-bpf)", err)
+	}
+	return nil
+}
+
+func ourFilter(l netlink.Link) *netlink.BpfFilter {
+	return &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: l.Attrs().Index, Parent: netlink.HANDLE_MIN_INGRESS,
+			Handle: filterHandle, Protocol: unix.ETH_P_ALL, Priority: filterPref,
+		},
+		Name: filterName, DirectAction: true,
+	}
+}
+
+// hasFilter tells whether the interface carries a filter of ours.
+func hasFilter(l netlink.Link) (bool, error) {
+	filters, err := netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return false, nil // no clsact
+	}
+	if err != nil {
+		return false, fmt.Errorf("list the filters of %s: %w", l.Attrs().Name, err)
+	}
+	for _, f := range filters {
+		if b, ok := f.(*netlink.BpfFilter); ok && b.Attrs().Priority == filterPref && b.Name == filterName {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func removeFilter(l netlink.Link) error {
+	has, err := hasFilter(l)
+	if err != nil || !has {
+		return err
+	}
+	if err := netlink.FilterDel(ourFilter(l)); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove the filter of %s: %w", l.Attrs().Name, err)
+	}
+	return nil
+}
+
+// unpin removes the pinned link of an interface, which detaches its program. No pin is no error.
+func unpin(name string) error {
+	dir, err := pinPath()
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the pinned link: %w", err)
+	}
+	return nil
+}
+
+// detachAll takes the classifier off every interface of this network namespace, however it was attached.
+func detachAll() error {
+	var errs []error
+	if dir, err := pinPath(); err != nil {
+		errs = append(errs, err)
+	} else if isBPFFS(bpffsRoot) {
+		errs = append(errs, os.RemoveAll(dir))
+		os.Remove(filepath.Dir(dir)) // stays while other network namespaces have theirs in it
+	}
+	links, err := netlink.LinkList()
+	if err != nil {
+		errs = append(errs, fmt.Errorf("list interfaces: %w", err))
+	}
+	for _, l := range links {
+		errs = append(errs, removeFilter(l))
+	}
+	return errors.Join(errs...)
+}

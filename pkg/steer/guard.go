@@ -1,0 +1,188 @@
+package steer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// The guard, in nft's own notation:
+//
+//	table inet sealgate {
+//		set ports { type inet_service; elements = { 1883 } }
+//		chain guard {
+//			type filter hook forward priority filter - 10; policy accept;
+//			meta l4proto tcp th dport @ports counter drop
+//			ct state invalid meta l4proto tcp th dport @ports counter drop
+//			meta nfproto ipv4 meta l4proto tcp ip frag-off & 0x3fff != 0 counter drop
+//			meta nfproto ipv6 meta l4proto tcp exthdr frag exists counter drop
+//		}
+//	}
+//
+// The first rule is the guard. The second never counts a packet: a rule with a ct expression makes the kernel put
+// fragments together before routing, so that a port cannot hide in one. Where the kernel has no conntrack, fragments
+// arrive as they are and the last two rules drop them.
+const (
+	guardChain    = "guard"
+	guardPortSet  = "ports"
+	guardPriority = -10 // before the filter chains, whose flow offload would take later packets past us
+)
+
+// installGuard replaces the guard in one transaction: there is no moment without one.
+func installGuard(ports []uint16) error {
+	err := writeGuard(ports, true)
+	if errors.Is(err, unix.ENOENT) { // no nft_ct; a second refusal is about something else
+		err = writeGuard(ports, false)
+	}
+	return guardError("install the guard", err)
+}
+
+func writeGuard(ports []uint16, conntrack bool) error {
+	c, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
+	c.AddTable(t) // so that deleting it cannot fail
+	c.DelTable(t)
+	c.AddTable(t)
+	set := &nftables.Set{Table: t, Name: guardPortSet, KeyType: nftables.TypeInetService}
+	var elements []nftables.SetElement
+	for _, p := range sortedPorts(ports) {
+		elements = append(elements, nftables.SetElement{Key: binaryutil.BigEndian.PutUint16(p)})
+	}
+	if err := c.AddSet(set, elements); err != nil {
+		return err
+	}
+	chain := c.AddChain(&nftables.Chain{
+		Name: guardChain, Table: t, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityRef(guardPriority),
+	})
+	rule := func(parts ...[]expr.Any) {
+		parts = append(parts, []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop}})
+		c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: slices.Concat(parts...)})
+	}
+	rule(isTCP(), toPorts(set))
+	if conntrack {
+		rule(isInvalid(), isTCP(), toPorts(set))
+	}
+	rule(isFamily(unix.NFPROTO_IPV4), isTCP(), isIPv4Fragment())
+	rule(isFamily(unix.NFPROTO_IPV6), isTCP(), isIPv6Fragment())
+	return c.Flush()
+}
+
+func isTCP() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+	}
+}
+
+func isFamily(family byte) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{family}},
+	}
+}
+
+func toPorts(set *nftables.Set) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID},
+	}
+}
+
+func isInvalid() []expr.Any {
+	return masked(&expr.Ct{Key: expr.CtKeySTATE, Register: 1}, binaryutil.NativeEndian.PutUint32(expr.CtStateBitINVALID))
+}
+
+func isIPv4Fragment() []expr.Any {
+	return masked(&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 6, Len: 2},
+		binaryutil.BigEndian.PutUint16(0x3fff))
+}
+
+// masked loads a value and continues if any bit of the mask is set in it.
+func masked(load expr.Any, mask []byte) []expr.Any {
+	zero := make([]byte, len(mask))
+	return []expr.Any{
+		load,
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: uint32(len(mask)), Mask: mask, Xor: zero},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: zero},
+	}
+}
+
+func isIPv6Fragment() []expr.Any {
+	return []expr.Any{
+		&expr.Exthdr{DestRegister: 1, Type: unix.IPPROTO_FRAGMENT, Len: 1, Op: expr.ExthdrOpIpv6, Flags: unix.NFT_EXTHDR_F_PRESENT},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{1}},
+	}
+}
+
+// removeGuard deletes the table; a table that is not there is no error.
+func removeGuard() error {
+	c, err := nftables.New()
+	if err != nil {
+		return guardError("remove the guard", err)
+	}
+	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
+	c.AddTable(t)
+	c.DelTable(t)
+	return guardError("remove the guard", c.Flush())
+}
+
+// checkGuard tells whether the guard stands and covers the ports.
+func checkGuard(ports []uint16) error {
+	missing := fmt.Errorf("no guard: nftables has no complete table inet %s", tableName)
+	c, err := nftables.New()
+	if err != nil {
+		return guardError("read the guard", err)
+	}
+	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
+	chain, err := c.ListChain(t, guardChain)
+	if errors.Is(err, os.ErrNotExist) {
+		return missing
+	}
+	if err != nil {
+		return guardError("read the guard", err)
+	}
+	rules, err := c.GetRules(t, chain)
+	if err != nil {
+		return guardError("read the guard", err)
+	}
+	if chain.Hooknum == nil || *chain.Hooknum != *nftables.ChainHookForward || len(rules) == 0 {
+		return missing
+	}
+	elements, err := c.GetSetElements(&nftables.Set{Table: t, Name: guardPortSet})
+	if err != nil {
+		return guardError("read the guard", err)
+	}
+	for _, p := range ports {
+		key := binaryutil.BigEndian.PutUint16(p)
+		if !slices.ContainsFunc(elements, func(e nftables.SetElement) bool { return slices.Equal(e.Key, key) }) {
+			return fmt.Errorf("the guard in table inet %s does not cover port %d", tableName, p)
+		}
+	}
+	return nil
+}
+
+func guardError(doing string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%s: %w: run as root or with CAP_NET_ADMIN", doing, err)
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("%s: %w: this kernel lacks nf_tables or a part of it (CONFIG_NF_TABLES_INET; OpenWrt: kmod-nft-core)", doing, err)
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+func sortedPorts(ports []uint16) []uint16 {
+	return slices.Compact(slices.Sorted(slices.Values(ports)))
+}

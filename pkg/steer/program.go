@@ -1,0 +1,126 @@
+package steer
+
+import (
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+
+	"sealgate/bpf"
+)
+
+// program is the classifier in the kernel, with its maps. Attached programs live on when it is closed.
+type program struct {
+	objects bpf.SteerObjects
+}
+
+func loadProgram() (*program, error) {
+	if err := rlimit.RemoveMemlock(); err != nil { // kernels before 5.11 count maps against it
+		return nil, fmt.Errorf("load the classifier: lift the limit on locked memory: %w: run gatewayd as root or with CAP_SYS_RESOURCE", err)
+	}
+	p := &program{}
+	if err := bpf.LoadSteerObjects(&p.objects, nil); err != nil {
+		return nil, programError("load the classifier", err)
+	}
+	return p, nil
+}
+
+func (p *program) close() { p.objects.Close() }
+
+// configure fills the maps. It comes before attaching: an attached classifier without a configuration would pass
+// every packet on.
+func (p *program) configure(l *net.TCPListener, ports []uint16) error {
+	addr := l.Addr().(*net.TCPAddr)
+	c := classifierConfig{Port: uint32(addr.Port), Mark: listenerMark}
+	if addr.IP.To4() == nil {
+		c.Flags |= flagListenerIPv6
+	}
+	if err := p.write(c); err != nil {
+		return err
+	}
+	for _, port := range ports {
+		if err := p.objects.SteerPortsMap.Put(port, uint8(1)); err != nil {
+			return programError(fmt.Sprintf("steer port %d", port), err)
+		}
+	}
+	return nil
+}
+
+func (p *program) write(c classifierConfig) error {
+	if err := p.objects.SteerConfigMap.Put(uint32(0), c); err != nil {
+		return programError("configure the classifier", err)
+	}
+	return nil
+}
+
+// passTagged says what to do with steered packets in a VLAN tag: leave them to a steered VLAN interface, or drop them.
+func (p *program) passTagged(pass bool) error {
+	var c classifierConfig
+	if err := p.objects.SteerConfigMap.Lookup(uint32(0), &c); err != nil {
+		return programError("read the classifier's configuration", err)
+	}
+	c.Flags &^= flagPassTagged
+	if pass {
+		c.Flags |= flagPassTagged
+	}
+	return p.write(c)
+}
+
+// counters sums the processors' counts.
+func (p *program) counters() (sums [counters]uint64, err error) {
+	for i := range sums {
+		var each []uint64
+		if err := p.objects.SteerCountersMap.Lookup(uint32(i), &each); err != nil {
+			return sums, programError("read the classifier's counters", err)
+		}
+		for _, n := range each {
+			sums[i] += n
+		}
+	}
+	return sums, nil
+}
+
+// programError makes one line of a verifier's log and says what is missing.
+func programError(doing string, err error) error {
+	if ve := (*ebpf.VerifierError)(nil); errors.As(err, &ve) {
+		err = fmt.Errorf("the kernel's verifier refuses it: %w", ve.Cause)
+	}
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%s: %w: run gatewayd as root or with CAP_NET_ADMIN and CAP_BPF", doing, err)
+	case errors.Is(err, unix.ENOSYS), errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("%s: %w: kernel 5.7 or newer with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_BPF is needed (OpenWrt: kmod-sched-bpf)", doing, err)
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// Counters are the classifier's counts of packets since it was loaded.
+type Counters struct {
+	Assigned   uint64 // packets handed to the listener or to a connection of ours; a packet may hold many segments
+	Segments   uint64 // TCP segments in them
+	NoListener uint64 // dropped: no listener
+	Fragment   uint64 // dropped: fragment of TCP
+	Truncated  uint64 // dropped: header cut off
+	Extension  uint64 // dropped: more IPv6 extension headers than the classifier follows
+	VLAN       uint64 // dropped: steered traffic in an unexpected VLAN tag
+	Failed     uint64 // dropped: the kernel refused the assignment
+	Foreign    uint64 // packets of a host's own socket on a steered port, sent to our listener instead
+	Refused    uint64 // connections closed after accept: to a port that is not steered, or to the gateway itself
+}
+
+// Counters reads the counts. In mode listen they are zero.
+func (s *Steering) Counters() (Counters, error) {
+	if s.program == nil {
+		return Counters{}, nil
+	}
+	c, err := s.program.counters()
+	return Counters{
+		Assigned: c[countAssigned], Segments: c[countSegments], NoListener: c[countNoListener],
+		Fragment: c[countFragment], Truncated: c[countTruncated], Extension: c[countExtension],
+		VLAN: c[countVLAN], Failed: c[countFailed], Foreign: c[countForeign],
+		Refused: s.acceptor.refused.Load(),
+	}, err
+}

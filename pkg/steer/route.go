@@ -1,0 +1,218 @@
+package steer
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// The policy route, for each LAN interface and port, in both families:
+//
+//	ip rule add iif LAN ipproto tcp dport PORT lookup 24225
+//	ip route add local default dev lo table 24225
+//
+// It delivers the devices' packets to the local host whatever their destination. With a socket assigned by the
+// classifier they reach gatewayd; without one, nobody. It names interfaces, so it survives their coming and going, and
+// needs no packet mark, so that reverse path filtering works as before.
+
+// families lists the address families that this kernel has.
+func families() []int {
+	if _, err := os.Stat("/proc/net/if_inet6"); err != nil {
+		return []int{unix.AF_INET}
+	}
+	return []int{unix.AF_INET, unix.AF_INET6}
+}
+
+func familyName(family int) string {
+	if family == unix.AF_INET {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// ruleKey is what makes one of our rules.
+type ruleKey struct {
+	family int
+	lan    string
+	port   uint16
+}
+
+func (k ruleKey) rule() *netlink.Rule {
+	r := netlink.NewRule()
+	r.Family = k.family
+	r.IifName = k.lan
+	r.IPProto = unix.IPPROTO_TCP
+	r.Dport = netlink.NewRulePortRange(k.port, k.port)
+	r.Table = routeTable
+	r.Priority = rulePriority
+	return r
+}
+
+func (k ruleKey) String() string {
+	return fmt.Sprintf("%s rule iif %s ipproto tcp dport %d lookup %d", familyName(k.family), k.lan, k.port, routeTable)
+}
+
+// keyOf is the key of a rule that equals ours, or false for any other rule that points at our table.
+func keyOf(family int, r *netlink.Rule) (ruleKey, bool) {
+	if r.Dport == nil || r.Dport.Start != r.Dport.End || r.IPProto != unix.IPPROTO_TCP || r.Priority != rulePriority ||
+		r.Invert || r.Src != nil || r.Dst != nil || r.Mark != 0 || r.OifName != "" || r.Sport != nil || r.Tos != 0 {
+		return ruleKey{}, false
+	}
+	return ruleKey{family, r.IifName, r.Dport.Start}, true
+}
+
+func wantedRules(lan []string, ports []uint16) map[ruleKey]bool {
+	want := make(map[ruleKey]bool)
+	for _, family := range families() {
+		for _, name := range lan {
+			for _, port := range ports {
+				want[ruleKey{family, name, port}] = true
+			}
+		}
+	}
+	return want
+}
+
+// installRoutes makes the rules and routes exactly those wanted. What is right already is left alone: a repeated Setup
+// does not open a gap.
+func installRoutes(lan []string, ports []uint16) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("install the policy route: find the loopback interface: %w", err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("install the policy route: bring up lo: %w", err)
+	}
+	for _, family := range families() {
+		if err := netlink.RouteReplace(localRoute(family, lo)); err != nil {
+			return fmt.Errorf("install the policy route: local default dev lo table %d (%s): %w", routeTable, familyName(family), err)
+		}
+	}
+	want := wantedRules(lan, ports)
+	stale, err := compareRules(want)
+	if err != nil {
+		return err
+	}
+	for key := range want {
+		if err := netlink.RuleAdd(key.rule()); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("install the policy route: add %s: %w (kernel 4.17 or newer with IP_MULTIPLE_TABLES is needed)", key, err)
+		}
+	}
+	return deleteRules(stale)
+}
+
+// compareRules takes from want what is installed, and returns the rules to our table that should not be there.
+func compareRules(want map[ruleKey]bool) (stale []netlink.Rule, err error) {
+	seen := make(map[ruleKey]bool)
+	for _, family := range families() {
+		rules, err := netlink.RuleList(family)
+		if err != nil {
+			return nil, fmt.Errorf("list %s rules: %w", familyName(family), err)
+		}
+		for _, r := range rules {
+			if r.Table != routeTable {
+				continue
+			}
+			r.Family = family
+			key, ok := keyOf(family, &r)
+			if !ok || seen[key] || !want[key] {
+				stale = append(stale, r)
+				continue
+			}
+			seen[key] = true
+		}
+	}
+	for key := range seen {
+		delete(want, key)
+	}
+	return stale, nil
+}
+
+func deleteRules(rules []netlink.Rule) error {
+	for _, r := range rules {
+		if err := netlink.RuleDel(&r); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("delete rule %s: %w", r, err)
+		}
+	}
+	return nil
+}
+
+func localRoute(family int, lo netlink.Link) *netlink.Route {
+	r := &netlink.Route{
+		Family: family, Table: routeTable, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST,
+		LinkIndex: lo.Attrs().Index, Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)},
+	}
+	if family == unix.AF_INET6 {
+		r.Dst = &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+	}
+	return r
+}
+
+// removeRoutes deletes every rule to our table and every route in it.
+func removeRoutes() error {
+	stale, err := compareRules(nil)
+	if err != nil {
+		return fmt.Errorf("remove the policy route: %w", err)
+	}
+	if err := deleteRules(stale); err != nil {
+		return fmt.Errorf("remove the policy route: %w", err)
+	}
+	for _, family := range families() {
+		routes, err := ourRoutes(family)
+		if err != nil {
+			return fmt.Errorf("remove the policy route: %w", err)
+		}
+		for _, r := range routes {
+			if err := netlink.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("remove the policy route: delete %s: %w", r, err)
+			}
+		}
+	}
+	return nil
+}
+
+func ourRoutes(family int) ([]netlink.Route, error) {
+	filter := &netlink.Route{Table: routeTable, Type: unix.RTN_LOCAL}
+	routes, err := netlink.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+	if err != nil {
+		return nil, fmt.Errorf("list %s routes: %w", familyName(family), err)
+	}
+	return routes, nil
+}
+
+// checkRoutes tells whether the policy route stands for all LAN interfaces and ports.
+func checkRoutes(lan []string, ports []uint16) error {
+	want := wantedRules(lan, ports)
+	if _, err := compareRules(want); err != nil {
+		return err
+	}
+	for key := range want {
+		return fmt.Errorf("no policy route: %s is missing", key)
+	}
+	for _, family := range families() {
+		routes, err := ourRoutes(family)
+		if err != nil {
+			return err
+		}
+		if len(routes) == 0 {
+			return fmt.Errorf("no policy route: table %d has no local default route for %s", routeTable, familyName(family))
+		}
+	}
+	return nil
+}
+
+// checkSetup refuses to go on where Setup has not been run for these options.
+func checkSetup(o Options) error {
+	err := checkGuard(o.Ports)
+	if err == nil {
+		err = checkRoutes(o.LAN, o.Ports)
+	}
+	if err != nil {
+		return fmt.Errorf("%w (%w): run `%s` first", ErrNotSetUp, err, o.command("-setup"))
+	}
+	return nil
+}
