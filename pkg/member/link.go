@@ -1,0 +1,111 @@
+package member
+
+import (
+	"context"
+	"time"
+
+	"sealgate/pkg/control"
+	"sealgate/pkg/session"
+)
+
+const (
+	linkBacklog = 512              // outputs of the machine that wait for the broker
+	grantWait   = 20 * time.Second // for the broker's answer to a SUBSCRIBE
+)
+
+// linkEvent is a change of the control connection: conn, or nil with the reason.
+type linkEvent struct {
+	conn *session.Conn
+	err  error
+}
+
+func (m *Member) up(c *session.Conn) { m.changeLink(linkEvent{conn: c}) }
+func (m *Member) down(err error)     { m.changeLink(linkEvent{err: err}) }
+
+func (m *Member) changeLink(e linkEvent) {
+	select {
+	case m.links <- e:
+	case <-m.ctx.Done():
+	}
+}
+
+// linkChanged tells the machine and the owner; it runs on the machine's goroutine.
+func (m *Member) linkChanged(e linkEvent) {
+	if m.link != nil {
+		m.link.close()
+		m.link = nil
+		m.machine.Disconnected(m.clock())
+	}
+	if e.conn != nil {
+		m.link = newLink(m.ctx, m, e.conn)
+		m.machine.Connected(m.clock())
+	}
+	if m.cfg.OnBroker != nil {
+		m.cfg.OnBroker(e.err)
+	}
+}
+
+// link carries out, in order, what the machine wants on one connection.
+type link struct {
+	conn   *session.Conn
+	work   chan control.Output
+	cancel context.CancelFunc
+}
+
+func newLink(ctx context.Context, m *Member, c *session.Conn) *link {
+	ctx, cancel := context.WithCancel(ctx)
+	l := &link{conn: c, work: make(chan control.Output, linkBacklog), cancel: cancel}
+	go l.run(ctx, m)
+	return l
+}
+
+func (l *link) close() { l.cancel() }
+
+// send queues out. A broker that lets the queue fill up has stopped reading: a new connection
+// begins afresh, and the machine repeats what matters.
+func (l *link) send(out control.Output) {
+	select {
+	case l.work <- out:
+	default:
+		l.conn.Drop()
+	}
+}
+
+func (l *link) run(ctx context.Context, m *Member) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.conn.Done():
+			return
+		case out := <-l.work:
+			if err := l.do(ctx, out); err != nil && ctx.Err() == nil {
+				m.log.Warn("control topics cannot be used", "error", err)
+			}
+		}
+	}
+}
+
+// do unsubscribes, subscribes and publishes, so that answers find their subscription.
+func (l *link) do(ctx context.Context, out control.Output) (first error) {
+	keep := func(err error) {
+		if first == nil {
+			first = err
+		}
+	}
+	wait, cancel := context.WithTimeout(ctx, grantWait)
+	defer cancel()
+	for _, filter := range out.Unsubscribe {
+		keep(l.conn.Unsubscribe(wait, filter))
+	}
+	for _, filter := range out.Subscribe {
+		keep(l.conn.Subscribe(wait, filter, 1))
+	}
+	for _, p := range out.Publish {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		l.conn.Publish(p.Topic, p.Payload, p.QoS, p.Retain)
+	}
+	return first
+}

@@ -1,0 +1,51 @@
+package subscriber
+
+import "sealgate/pkg/crypto"
+
+// Status says what became of a message, or that some are missing. Only StatusOK delivers a payload.
+type Status string
+
+// The words of a [Message]'s Status.
+const (
+	StatusOK           Status = "ok"            // opened and new; or on a topic that the policy leaves in the clear (Group is "")
+	StatusDuplicate    Status = "duplicate"     // this number was delivered before, with the same bytes
+	StatusReplayed     Status = "replayed"      // a number below the replay window: nobody can tell any more
+	StatusConflict     Status = "conflict"      // this number was delivered before, with other bytes: an alarm
+	StatusStale        Status = "stale"         // a retained message older than what this stream has already delivered
+	StatusExpiredEpoch Status = "expired-epoch" // its key is known, but the group's history has ended for it
+	StatusUnknownKey   Status = "unknown-key"   // its key did not arrive within the hold time
+	StatusForged       Status = "forged"        // an envelope that does not parse or authenticate
+	StatusPlaintext    Status = "plaintext"     // not an envelope, on a topic that must be sealed
+
+	// Objects of their own, about the numbers From to To of a stream.
+	StatusGap       Status = "gap"        // these numbers have not arrived
+	StatusGapFilled Status = "gap-filled" // these numbers, reported as a gap, have arrived late: that report is withdrawn
+)
+
+// Message is one message of a subscription, or a report about missing ones.
+type Message struct {
+	Topic   string
+	Payload []byte // nil unless Status is StatusOK
+	QoS     byte
+	Retain  bool // as the broker set it; it is not authenticated
+	Status  Status
+
+	Group   string          // the topic's group; "" on topics in the clear
+	Gateway string          // who sealed it, if that is known
+	Stream  crypto.StreamID // valid if Sealed
+	Key     crypto.KeyID    // valid if Sealed
+	Seq     uint64          // number in its stream, valid if Sealed
+	Sealed  bool            // it parsed as an envelope
+
+	// Properties are the MQTT 5 content properties that travelled sealed inside the message, a
+	// property block without its length; nil for most publishers.
+	Properties []byte
+
+	Gap      uint64 // how many numbers were missing directly before this message
+	From, To uint64 // StatusGap and StatusGapFilled: the numbers, both included
+
+	late bool // it fills a gap that was reported
+}
+
+// Report tells whether m is about other messages and none itself.
+func (m *Message) Report() bool { return m.Status == StatusGap || m.Status == StatusGapFilled }

@@ -1,0 +1,158 @@
+package subscriber
+
+import (
+	"container/list"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+
+	"sealgate/pkg/crypto"
+	"sealgate/pkg/member"
+	"sealgate/pkg/policy"
+	"sealgate/pkg/session"
+	"sealgate/pkg/topic"
+)
+
+// maxSealStreams is how many topics a client seals for without starting a new stream each time.
+const maxSealStreams = 1024
+
+// publisher seals what the client itself publishes: one stream a topic and epoch, as a gateway
+// does for its devices. A stream that was evicted is continued by a new one.
+type publisher struct {
+	name string
+	boot [16]byte
+
+	mu     sync.Mutex
+	topics map[string]*list.Element // guarded by mu; of *sealing
+	recent *list.List               // guarded by mu; most recently used first
+}
+
+type sealing struct {
+	topic, group string
+	key          crypto.KeyID
+	stream       *crypto.SealStream
+}
+
+func (p *publisher) init(name string) error {
+	p.name, p.topics, p.recent = name, make(map[string]*list.Element), list.New()
+	_, err := rand.Read(p.boot[:])
+	return err
+}
+
+// seal seals payload for a topic of a group under key.
+func (p *publisher) seal(name, group string, key *crypto.Key, payload []byte) ([]byte, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		s, err := p.get(name, group, key)
+		if err != nil {
+			return nil, err
+		}
+		out, _, err := s.stream.Seal(nil, nil, payload)
+		if !errors.Is(err, crypto.ErrExhausted) {
+			return out, err
+		}
+		p.forget(name)
+	}
+}
+
+// get returns the stream of a topic under key, a new one if there is none; p.mu is held.
+func (p *publisher) get(name, group string, key *crypto.Key) (*sealing, error) {
+	if e, ok := p.topics[name]; ok {
+		if s := e.Value.(*sealing); s.key == key.ID && s.group == group {
+			p.recent.MoveToFront(e)
+			return s, nil
+		}
+		p.forget(name)
+	}
+	var fresh [16]byte
+	if _, err := rand.Read(fresh[:]); err != nil {
+		return nil, err
+	}
+	stream, err := crypto.NewSealStream(key.Secret, group, name, crypto.NewStreamID(p.name, p.boot, fresh, false))
+	if err != nil {
+		return nil, err
+	}
+	if p.recent.Len() >= maxSealStreams {
+		p.forget(p.recent.Back().Value.(*sealing).topic)
+	}
+	s := &sealing{name, group, key.ID, stream}
+	p.topics[name] = p.recent.PushFront(s)
+	return s, nil
+}
+
+func (p *publisher) forget(name string) {
+	if e, ok := p.topics[name]; ok {
+		p.recent.Remove(e)
+		delete(p.topics, name)
+	}
+}
+
+// Publish seals a message as the policy wants for its topic and publishes it. It waits for a key to seal
+// under, and for QoS 1 and 2 until the broker has acknowledged the message; over a lost connection it sends the same
+// bytes again, which a receiver reports as a duplicate if both arrive. For QoS 0 it returns when the message
+// is written.
+//
+// Without a key nothing leaves: the message waits until ctx ends. An empty retained message clears a
+// retained one; it passes as it is where the policy allows clears.
+func (c *Client) Publish(ctx context.Context, name string, payload []byte, qos byte, retain bool) error {
+	err := c.publish(ctx, name, payload, qos, retain)
+	if err != nil {
+		return fmt.Errorf("publish on %q: %w", name, err)
+	}
+	return nil
+}
+
+func (c *Client) publish(ctx context.Context, name string, payload []byte, qos byte, retain bool) error {
+	if qos > 2 {
+		return fmt.Errorf("QoS %d; want 0, 1 or 2", qos)
+	}
+	if err := topic.ValidateName([]byte(name)); err != nil {
+		return err
+	}
+	if len(payload) > c.opts.MaxMessage {
+		return fmt.Errorf("%d bytes; at most %d are allowed", len(payload), c.opts.MaxMessage)
+	}
+	wire, err := c.prepare(ctx, name, payload, retain)
+	if err != nil {
+		return err
+	}
+	conn, err := c.connection(ctx)
+	for err == nil {
+		err = conn.Publish(name, wire, qos, retain).Wait(ctx)
+		if !errors.Is(err, session.ErrLost) {
+			return err
+		}
+		conn, err = c.nextConnection(ctx, conn)
+	}
+	return err
+}
+
+// prepare returns what goes onto the wire: the sealed message, or the message itself where the policy
+// leaves the topic in the clear.
+func (c *Client) prepare(ctx context.Context, name string, payload []byte, retain bool) ([]byte, error) {
+	state := c.member.State()
+	d := state.Table.Publish([]byte(name))
+	switch {
+	case d.Verdict == policy.Pass:
+		return append([]byte(nil), payload...), nil
+	case d.Verdict != policy.Seal:
+		return nil, errors.New("the fleet policy denies this topic: no group covers it")
+	case len(payload) == 0 && retain && d.ClearRetained:
+		return []byte{}, nil
+	case c.opts.ReadOnly:
+		return nil, errors.New("this client was made ReadOnly")
+	}
+	me := c.member.Identity()
+	if g := state.Policy.Document.Group(d.Group); g == nil || !g.MayPublish(me) {
+		return nil, fmt.Errorf("the fleet policy does not let %s %q publish in group %q; add its name to the group's publish list", me.Role, me.Name, d.Group)
+	}
+	var key *crypto.Key
+	err := c.waitFor(ctx, func(s *member.State) bool { key = s.Keys.Send(d.Group); return key != nil })
+	if err != nil {
+		return nil, fmt.Errorf("no confirmed key of group %q (does a keeper's controld run?): %w", d.Group, err)
+	}
+	return c.out.seal(name, d.Group, key, payload)
+}
