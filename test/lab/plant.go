@@ -127,7 +127,7 @@ func NewPlant(t T, o PlantOptions) *Plant {
 	case o.NoBroker:
 	case o.Embedded:
 		conf := serverTLS(p.BrokerCert)
-		Embedded(t, p.uplink(), net.JoinHostPort(p.BrokerHost, strconv.Itoa(p.TLSPort)), conf)
+		Embedded(t, p.UplinkNS(), p.BrokerAddr(), conf)
 	default:
 		p.Broker = Mosquitto(t, p.BrokerOptions())
 	}
@@ -140,7 +140,7 @@ func NewPlant(t T, o PlantOptions) *Plant {
 
 // BrokerOptions is where the plant's broker belongs.
 func (p *Plant) BrokerOptions() BrokerOptions {
-	return BrokerOptions{NS: p.uplink(), Host: p.BrokerHost, TLS: p.TLSPort, Cert: p.BrokerCert}
+	return BrokerOptions{NS: p.UplinkNS(), Host: p.BrokerHost, TLS: p.TLSPort, Cert: p.BrokerCert}
 }
 
 func (p *Plant) conf(t T) Conf {
@@ -155,7 +155,7 @@ func (p *Plant) conf(t T) Conf {
 	if p.Topo == nil {
 		metrics = fmt.Sprintf("127.0.0.1:%d", FreePort(t))
 		c.Set("steer", "mode", "listen").Set("steer", "listen", p.DeviceAddr())
-		c.Set("uplink", "broker", net.JoinHostPort(p.BrokerHost, strconv.Itoa(p.TLSPort)))
+		c.Set("uplink", "broker", p.BrokerAddr())
 	} else {
 		c.Set("steer", "mode", "tc").Set("steer", "lan", []string{p.Topo.LAN}).Set("steer", "uplink", []string{p.Topo.Up})
 		c.Set("steer", "ports", []int{p.DevicePort})
@@ -171,31 +171,35 @@ func (p *Plant) WriteConf(t T) {
 	}
 }
 
-func (p *Plant) sensor() *Namespace {
+// SensorNS is the namespace of the devices, nil on loopback.
+func (p *Plant) SensorNS() *Namespace {
 	if p.Topo == nil {
 		return nil
 	}
 	return p.Topo.Sensor
 }
 
-func (p *Plant) gateway() *Namespace {
+// GatewayNS is the namespace of the gateway, nil on loopback.
+func (p *Plant) GatewayNS() *Namespace {
 	if p.Topo == nil {
 		return nil
 	}
 	return p.Topo.Gateway
 }
 
-func (p *Plant) uplink() *Namespace {
+// UplinkNS is the namespace of the broker, nil on loopback.
+func (p *Plant) UplinkNS() *Namespace {
 	if p.Topo == nil {
 		return nil
 	}
 	return p.Topo.Uplink
 }
 
+// BrokerAddr is where the broker speaks TLS, host:port.
+func (p *Plant) BrokerAddr() string { return net.JoinHostPort(p.BrokerHost, strconv.Itoa(p.TLSPort)) }
+
 // URL is the broker's address for members.
-func (p *Plant) URL() string {
-	return "mqtts://" + net.JoinHostPort(p.BrokerHost, strconv.Itoa(p.TLSPort))
-}
+func (p *Plant) URL() string { return "mqtts://" + p.BrokerAddr() }
 
 // DeviceAddr is the address that devices dial.
 func (p *Plant) DeviceAddr() string {
@@ -222,7 +226,7 @@ func (p *Plant) Teardown(t T) {
 }
 
 func (p *Plant) gatewaydCmd(args ...string) Cmd {
-	return Cmd{NS: p.gateway(), Path: p.Programs.Gatewayd, Args: append(args, "-config", p.ConfFile)}
+	return Cmd{NS: p.GatewayNS(), Path: p.Programs.Gatewayd, Args: append(args, "-config", p.ConfFile)}
 }
 
 // StartGatewayd starts gatewayd.
@@ -234,7 +238,7 @@ func (p *Plant) StartGatewayd(t T) {
 // StartControld starts controld.
 func (p *Plant) StartControld(t T) {
 	t.Helper()
-	p.Controld = Start(t, Cmd{NS: p.gateway(), Path: p.Programs.Controld, Args: []string{"-config", p.ConfFile}})
+	p.Controld = Start(t, Cmd{NS: p.GatewayNS(), Path: p.Programs.Controld, Args: []string{"-config", p.ConfFile}})
 }
 
 // Up sets up, starts both daemons and waits until devices are served.
@@ -271,7 +275,7 @@ func (p *Plant) AwaitReady(t T) {
 func (p *Plant) Probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	conn, err := p.sensor().Dial(ctx, "tcp", p.DeviceAddr())
+	conn, err := p.SensorNS().Dial(ctx, "tcp", p.DeviceAddr())
 	if err != nil {
 		return err
 	}
@@ -296,14 +300,35 @@ func (p *Plant) Probe(ctx context.Context) error {
 // SealctlCmd("sub", "-t", "#", "--json").
 func (p *Plant) SealctlCmd(command string, args ...string) Cmd {
 	full := append([]string{command, "-i", p.Fleet.Identity("sub1"), "-b", p.URL(), "--cafile", p.CA.File}, args...)
-	return Cmd{NS: p.uplink(), Path: p.Programs.Sealctl, Args: full}
+	return Cmd{NS: p.UplinkNS(), Path: p.Programs.Sealctl, Args: full}
 }
 
 // Rotate runs `sealctl rotate` on the gateway.
 func (p *Plant) Rotate(t T, group string) {
 	t.Helper()
-	MustRun(t, Within(t, 30*time.Second), Cmd{NS: p.gateway(), Path: p.Programs.Sealctl,
+	MustRun(t, Within(t, 30*time.Second), Cmd{NS: p.GatewayNS(), Path: p.Programs.Sealctl,
 		Args: []string{"rotate", "--group", group, "--keylink", p.Conf[""]["keylink"].(string)}})
+}
+
+// Epoch is the epoch number of a group by gatewayd's own account, 0 while it has no key.
+func (p *Plant) Epoch(t T, group string) int {
+	t.Helper()
+	return int(p.Metrics(t)[fmt.Sprintf("sealgate_epoch_number{group=%q}", group)])
+}
+
+// AwaitEpoch waits until gatewayd seals under epoch n of the group, or a later one.
+func (p *Plant) AwaitEpoch(t T, group string, n int) {
+	t.Helper()
+	ctx := Within(t, 40*time.Second)
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for p.Epoch(t, group) < n {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("gatewayd never came to epoch %d of group %s, it is at %d", n, group, p.Epoch(t, group))
+		}
+	}
 }
 
 // Metrics reads gatewayd's metrics: full series name with labels to value.
@@ -312,7 +337,7 @@ func (p *Plant) Metrics(t T) map[string]float64 {
 	addr := p.Conf["metrics"]["listen"].(string)
 	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return p.gateway().Dial(ctx, network, addr)
+			return p.GatewayNS().Dial(ctx, network, addr)
 		},
 		DisableKeepAlives: true,
 	}}
