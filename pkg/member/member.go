@@ -19,7 +19,6 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"sealgate/pkg/control"
 	"sealgate/pkg/crypto"
@@ -45,10 +44,6 @@ type Config struct {
 	StateDir string              // where the policy and the clock floor are kept, 0700; empty: nothing is kept
 	Log      *slog.Logger        // nil: slog.Default()
 	Clock    func() control.Time // nil: CLOCK_BOOTTIME, and the wall clock but never below what is known to have passed
-
-	// NotBefore is a time known to have passed, such as when the identity's certificate was issued;
-	// zero: only the program's build time and the state directory say so.
-	NotBefore time.Time
 
 	Keyless  bool // follow the policy, ask for no keys
 	ReadOnly bool // never seal, so need no confirmation of epochs
@@ -152,7 +147,7 @@ func prepare(cfg Config) (*Member, []session.Broker, error) {
 		return nil, nil, err
 	}
 	if m.clock = cfg.Clock; m.clock == nil {
-		m.clock = newClock(latest(m.store.wall, cfg.NotBefore))
+		m.clock = newClock(latest(m.store.wall, cfg.Identity.NotBefore()))
 	}
 	start := newest(cfg.Policy, m.store.load(m.clock().Wall))
 	m.machine, err = control.New(control.Config{

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/url"
 	"sync"
-	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 )
@@ -93,10 +92,13 @@ func open(ctx context.Context, cfg *Config, b Broker) (net.Conn, error) {
 	secured := tls.Client(raw, t)
 	if err := secured.HandshakeContext(ctx); err != nil {
 		raw.Close()
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errHandshake, err)
 	}
 	return secured, nil
 }
+
+// errHandshake marks errors of the TLS handshake.
+var errHandshake = errors.New("TLS handshake")
 
 func (c *Conn) lost(err error) {
 	c.once.Do(func() {
@@ -174,15 +176,12 @@ func (c *Conn) Unsubscribe(ctx context.Context, filter string) error {
 	return nil
 }
 
-// quiet is how long [Conn.Drop] lets the connection finish what it is writing.
-const quiet = 50 * time.Millisecond
-
-// Drop ends the connection; the session makes a new one. For tests of what survives that, and
-// for an owner that can no longer follow what came over this one.
+// Drop ends the connection; the session makes a new one. It is for an owner that can no
+// longer follow what came over this one.
 func (c *Conn) Drop() {
 	c.guard.Close()
-	select {
-	case <-c.done:
-	case <-time.After(quiet):
-	}
+	c.lost(errDropped)
+	go c.client.Disconnect(0) // paho does not notice a close from this side
 }
+
+var errDropped = errors.New("the broker does not read what is sent to it")

@@ -108,6 +108,9 @@ func explainNetwork(b Broker, err error) string {
 	case errors.Is(err, packets.ErrorRefusedServerUnavailable):
 		return "it answers that it is unavailable; it may still be starting"
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+		if errors.Is(err, errHandshake) {
+			return "it closed the connection during the TLS handshake; is this its TLS port? (mqtt:// speaks without TLS)"
+		}
 		if !b.TLS && !errors.Is(err, ErrLost) {
 			return "it closed the connection before answering; if this is its TLS port, use mqtts://"
 		}

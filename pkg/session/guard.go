@@ -18,7 +18,7 @@ type guard struct {
 
 	// Owned by the one goroutine that reads.
 	state  int  // bytes of the fixed header seen so far; 0: between packets
-	kind   byte // packet type, valid while state > 0
+	kind   byte // packet type, valid while state or skip is not 0
 	length int  // Remaining Length as read so far
 	skip   int  // bytes of the current packet's body still to come
 
@@ -67,6 +67,9 @@ func (g *guard) follow(b []byte) error {
 	for len(b) > 0 {
 		if g.skip > 0 {
 			n := min(g.skip, len(b))
+			if last := g.skip == n; last && g.kind == 2 && b[n-1] > 5 {
+				return fmt.Errorf("the broker answered CONNECT with return code %d [MQTT-3.2.2.3]", b[n-1])
+			}
 			g.skip -= n
 			b = b[n:]
 			continue

@@ -10,7 +10,7 @@ import (
 
 // Bounds on what a broker can make a receiver hold.
 const (
-	DefaultStreams = 16384           // streams with a replay window
+	DefaultStreams = 8192            // streams with a replay window, about 5 KiB each
 	floorsAStream  = 4               // evicted streams remembered, times the limit on streams
 	holdTime       = 2 * time.Second // for the key of a message
 	holdMessages   = 1024
@@ -245,7 +245,9 @@ func (r *Receiver) open(m *Message, key *crypto.Key, e *crypto.Envelope) {
 			return
 		}
 		s = &stream{id: id, group: m.Group, opener: opener}
-		s.floor, s.floored = r.floors.at[id]
+		if top, evicted := r.floors.at[id]; evicted {
+			s.window.Resume(top)
+		}
 	}
 	inner, err := s.opener.Open(nil, e)
 	if err == nil {
@@ -275,7 +277,9 @@ func (r *Receiver) touch(s *stream) {
 	for len(r.streams) >= r.limit {
 		last := r.recent.Back().Value.(*stream)
 		r.drop(last.id, last)
-		r.floors.set(last.id, last.top())
+		if top, started := last.window.Highest(); started {
+			r.floors.set(last.id, top)
+		}
 	}
 	s.element = r.recent.PushFront(s)
 	r.streams[s.id] = s

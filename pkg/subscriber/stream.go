@@ -6,9 +6,6 @@ import (
 	"sealgate/pkg/crypto"
 )
 
-// windowSize is how many numbers a [crypto.Window] covers.
-const windowSize = 1024
-
 // streamID names a stream at the receiver. The topic is part of it: the stream id was drawn by the sender, and
 // only together with the topic does it select a key (F6).
 type streamID struct {
@@ -22,26 +19,18 @@ type stream struct {
 	group   string
 	opener  *crypto.OpenStream
 	window  crypto.Window
-	started bool
-	first   uint64 // the number it began with; nothing below was ever missing
-	highest uint64
-	floor   uint64 // with floored: numbers up to it were judged before the stream was evicted
-	floored bool
-	tags    tagRing
+	tags    crypto.Tags
 	element *list.Element // in Receiver.recent; nil while not remembered
 }
 
 // accept asks the window about an authenticated message and sets its status. A gap before it goes
-// to m.Gap; m.late tells that the message fills one.
+// to m.Gap; m.late tells that the message fills one. Wills are sent when a connection
+// dies, not in turn: theirs are no gaps.
 func (s *stream) accept(m *Message, e *crypto.Envelope) {
-	if s.floored && e.Seq <= s.floor {
-		m.Status = StatusReplayed
-		return
-	}
-	switch verdict := s.window.Check(e.Seq); verdict {
+	switch s.window.Check(e.Seq) {
 	case crypto.Duplicate:
 		m.Status = StatusDuplicate
-		if tag, ok := s.tags.get(e.Seq); ok && tag != e.Tag() {
+		if s.tags.Conflict(&s.window, e.Seq, e.Tag()) {
 			m.Status = StatusConflict
 		}
 		return
@@ -50,91 +39,27 @@ func (s *stream) accept(m *Message, e *crypto.Envelope) {
 		return
 	}
 	m.Status = StatusOK
-	gap, gapped := s.window.Commit(e.Seq)
 	will := s.id.kid.StreamID().Will()
-	switch {
-	case !s.started && s.floored && !will && e.Seq > s.floor+1:
-		m.Gap = e.Seq - s.floor - 1 // what an evicted stream missed meanwhile
-	case !s.started:
-	case gapped && !will:
+	m.late = s.window.Fills(e.Seq) && !will
+	gap, gapped := s.window.Commit(e.Seq)
+	s.tags.Remember(&s.window, e.Seq, e.Tag())
+	if gapped && !will {
 		m.Gap = gap.Len()
-	case e.Seq < s.highest && e.Seq > s.first && !will:
-		m.late = true
 	}
-	if !s.started {
-		s.started, s.first, s.highest = true, e.Seq, e.Seq
-		if s.floored {
-			s.first = s.floor
-		}
-	}
-	s.first, s.highest = min(s.first, e.Seq), max(s.highest, e.Seq)
-	s.tags.put(e.Seq, s.highest, e.Tag())
 }
 
 // judgeRetained tells what a retained message is, without moving the window.
 func (s *stream) judgeRetained(e *crypto.Envelope) Status {
-	if s.floored && !s.started && e.Seq < s.floor || s.started && e.Seq < s.highest {
-		return StatusStale
-	}
-	if s.started && e.Seq == s.highest {
-		if tag, ok := s.tags.get(e.Seq); ok && tag != e.Tag() {
-			return StatusConflict
-		}
+	top, started := s.window.Highest()
+	switch {
+	case !started || e.Seq > top:
+		return StatusOK
+	case s.tags.Conflict(&s.window, e.Seq, e.Tag()):
+		return StatusConflict
+	case e.Seq == top:
 		return StatusDuplicate
 	}
-	return StatusOK
-}
-
-// top is the highest number that was judged.
-func (s *stream) top() uint64 { return max(s.highest, s.floor) }
-
-// tagRing remembers the authentication tags of the numbers in the window, to tell a
-// repetition from another message under the same number. It grows with its stream.
-type tagRing struct{ slots []tagSlot }
-
-type tagSlot struct {
-	seq  uint64
-	tag  uint32
-	used bool
-}
-
-func (t *tagRing) put(seq, highest uint64, tag uint32) {
-	if len(t.slots) == 0 {
-		t.slots = make([]tagSlot, 8)
-	}
-	if seq+windowSize <= highest {
-		return
-	}
-	for len(t.slots) < windowSize {
-		old := t.slots[seq%uint64(len(t.slots))]
-		if !old.used || old.seq == seq {
-			break
-		}
-		t.grow()
-	}
-	slot := &t.slots[seq%uint64(len(t.slots))]
-	if !slot.used || slot.seq <= seq {
-		*slot = tagSlot{seq, tag, true}
-	}
-}
-
-// grow doubles the ring. Numbers that shared no slot before share none after.
-func (t *tagRing) grow() {
-	next := make([]tagSlot, 2*len(t.slots))
-	for _, s := range t.slots {
-		if s.used {
-			next[s.seq%uint64(len(next))] = s
-		}
-	}
-	t.slots = next
-}
-
-func (t *tagRing) get(seq uint64) (uint32, bool) {
-	if len(t.slots) == 0 {
-		return 0, false
-	}
-	s := t.slots[seq%uint64(len(t.slots))]
-	return s.tag, s.used && s.seq == seq
+	return StatusStale
 }
 
 // floors remembers how far evicted streams had come, so that a broker cannot make a receiver forget and
