@@ -26,7 +26,7 @@ type Broker struct {
 	addr string
 }
 
-// BrokerOptions says where a broker listens. Host is an IP address; "" is 127.0.0.1.
+// BrokerOptions says where a broker listens. Host is an IP address; "" is every address in a namespace, else 127.0.0.1.
 type BrokerOptions struct {
 	NS    *Namespace
 	Host  string
@@ -42,7 +42,7 @@ type BrokerOptions struct {
 func Mosquitto(t T, o BrokerOptions) *Broker {
 	t.Helper()
 	path := NeedTool(t, "mosquitto")
-	if o.Host == "" {
+	if o.Host == "" && o.NS == nil {
 		o.Host = "127.0.0.1"
 	}
 	var s strings.Builder

@@ -195,19 +195,32 @@ func (c *Capture) Contains(needle []byte) bool { return len(c.Find(needle)) > 0 
 
 // Payloads returns the TCP payloads of the recorded frames to a port, IPv4 or IPv6 without extension headers, in order.
 func (c *Capture) Payloads(dstPort uint16) [][]byte {
-	c.mu.Lock()
-	frames := c.frames
-	c.mu.Unlock()
 	var out [][]byte
-	for _, f := range frames {
-		if p := tcpPayload(f, dstPort); len(p) > 0 {
-			out = append(out, p)
+	for _, f := range c.ToPort(dstPort, 0) {
+		tcp := tcpSegment(f)
+		if off := int(tcp[12]>>4) * 4; off < len(tcp) {
+			out = append(out, tcp[off:])
 		}
 	}
 	return out
 }
 
-func tcpPayload(f []byte, dstPort uint16) []byte {
+// ToPort returns the frames recorded by now, leaving out the first few, that carry TCP to a port.
+func (c *Capture) ToPort(dstPort uint16, first int) [][]byte {
+	c.mu.Lock()
+	frames := c.frames[first:]
+	c.mu.Unlock()
+	var out [][]byte
+	for _, f := range frames {
+		if tcp := tcpSegment(f); tcp != nil && binary.BigEndian.Uint16(tcp[2:]) == dstPort {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// tcpSegment returns the TCP header and payload of an Ethernet frame, nil if it has none.
+func tcpSegment(f []byte) []byte {
 	if len(f) < 14 {
 		return nil
 	}
@@ -229,11 +242,8 @@ func tcpPayload(f []byte, dstPort uint16) []byte {
 		}
 		tcp = ip[40:]
 	}
-	if len(tcp) < 20 || binary.BigEndian.Uint16(tcp[2:]) != dstPort {
+	if len(tcp) < 20 {
 		return nil
 	}
-	if off := int(tcp[12]>>4) * 4; off <= len(tcp) {
-		return tcp[off:]
-	}
-	return nil
+	return tcp
 }

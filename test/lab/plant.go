@@ -303,11 +303,18 @@ func (p *Plant) SealctlCmd(command string, args ...string) Cmd {
 	return Cmd{NS: p.UplinkNS(), Path: p.Programs.Sealctl, Args: full}
 }
 
-// Rotate runs `sealctl rotate` on the gateway.
+// RotateCmd is `sealctl rotate` on the gateway.
+func (p *Plant) RotateCmd(group string) Cmd {
+	return Cmd{NS: p.GatewayNS(), Path: p.Programs.Sealctl, Args: []string{"rotate", "--group", group, "--keylink", p.Keylink()}}
+}
+
+// Keylink is the path of the socket between the daemons.
+func (p *Plant) Keylink() string { return p.Conf[""]["keylink"].(string) }
+
+// Rotate asks for a new epoch of a group.
 func (p *Plant) Rotate(t T, group string) {
 	t.Helper()
-	MustRun(t, Within(t, 30*time.Second), Cmd{NS: p.GatewayNS(), Path: p.Programs.Sealctl,
-		Args: []string{"rotate", "--group", group, "--keylink", p.Conf[""]["keylink"].(string)}})
+	MustRun(t, Within(t, 30*time.Second), p.RotateCmd(group))
 }
 
 // Epoch is the epoch number of a group by gatewayd's own account, 0 while it has no key.

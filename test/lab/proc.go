@@ -15,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Proc is a process that a test started. Its output is kept line by line and can be waited for; it ends with the test at the
@@ -59,6 +61,7 @@ func Start(t T, c Cmd) *Proc {
 	if err := errors.Join(err1, err2, err3, c.NS.Do(p.cmd.Start)); err != nil {
 		t.Fatalf("start %s: %v", p.Name, err)
 	}
+	raiseFiles(p.Pid())
 	var readers sync.WaitGroup
 	readers.Go(func() { p.collect(stdout, &p.stdout) })
 	readers.Go(func() { p.collect(stderr, &p.stderr) })
@@ -76,6 +79,15 @@ func Start(t T, c Cmd) *Proc {
 		}
 	})
 	return p
+}
+
+// raiseFiles lets a process open as many files as it may at most: the Go runtime gives children the lower limit back.
+func raiseFiles(pid int) {
+	var limit unix.Rlimit
+	if unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &limit) == nil {
+		limit.Cur = limit.Max
+		unix.Prlimit(pid, unix.RLIMIT_NOFILE, &limit, nil)
+	}
 }
 
 func tail(lines []string, n int) string {

@@ -1,0 +1,101 @@
+package netns
+
+import (
+	"net"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"sealgate/test/lab"
+)
+
+// TestNothingLeaks takes a gateway through its whole life with devices publishing all the while, and then reads the record of
+// the broker's wire: from -setup on it holds no byte sequence of any payload, and not even a packet to the steered port.
+func TestNothingLeaks(t *testing.T) {
+	p := newPlant(t)
+	capture := lab.NewCapture(t, p.Topo.Uplink, "eth0")
+	port := strconv.Itoa(p.DevicePort)
+	d := startDevices(t, p.Topo.Sensor, 8, "control", net.JoinHostPort(lab.BrokerIP4, port), net.JoinHostPort(lab.BrokerIP6, port))
+
+	// Without a gateway everything is in clear. This shows that the record can see, and leaves flows behind that were
+	// there before the gateway.
+	d.awaitAcked(t, "control", 50)
+	p.Setup(t)
+	phases := []string{"no-daemon"}
+	d.enter("no-daemon")
+	d.awaitAttempts(t, "no-daemon", 24)
+	guarded, _ := capture.Frames()
+
+	phases = append(phases, lifeOf(t, p, d)...)
+	d.end()
+	if err := capture.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	judge(t, capture, guarded, uint16(p.DevicePort), phases)
+}
+
+// lifeOf runs gateway through everything that happens to one, ends with both daemons stopped, and returns the phases.
+func lifeOf(t *testing.T, p *lab.Plant, d *devices) (phases []string) {
+	enter := func(phase string) string {
+		phases = append(phases, phase)
+		d.enter(phase)
+		return phase
+	}
+	enter("before-first-key")
+	p.StartGatewayd(t)
+	d.awaitAttempts(t, "before-first-key", 24)
+	p.StartControld(t)
+	p.AwaitReady(t)
+	d.awaitAcked(t, enter("normal"), 200)
+	for range 3 {
+		p.Gatewayd.Signal(syscall.SIGHUP)
+		p.Controld.Signal(syscall.SIGHUP)
+	}
+	d.awaitAcked(t, enter("reload"), 100)
+	epoch := p.Epoch(t, "default")
+	enter("rotation")
+	p.Rotate(t, "default")
+	p.AwaitEpoch(t, "default", epoch+1)
+	d.awaitAcked(t, "rotation", 100)
+	for _, n := range []string{"1", "2", "3"} {
+		p.Gatewayd.Kill()
+		d.awaitAttempts(t, enter("killed-"+n), 16)
+		enter("restart-" + n)
+		p.StartGatewayd(t)
+		d.awaitAcked(t, "restart-"+n, 50)
+	}
+	enter("stopped")
+	if err := p.Gatewayd.Stop(lab.Within(t, 20*time.Second)); err != nil {
+		t.Error(err)
+	}
+	d.awaitAttempts(t, "stopped", 16)
+	enter("again")
+	p.StartGatewayd(t)
+	d.awaitAcked(t, "again", 50)
+	enter("end")
+	for _, daemon := range []*lab.Proc{p.Controld, p.Gatewayd} {
+		if err := daemon.Stop(lab.Within(t, 20*time.Second)); err != nil {
+			t.Error(err)
+		}
+	}
+	d.awaitAttempts(t, enter("after-the-end"), 24)
+	return phases
+}
+
+func judge(t *testing.T, capture *lab.Capture, guarded int, port uint16, phases []string) {
+	t.Helper()
+	if !capture.Contains([]byte(needle("control"))) {
+		t.Error("the record does not show what crossed the wire in clear before the gateway was set up: it proves nothing")
+	}
+	for _, phase := range phases {
+		if found := capture.Find([]byte(needle(phase))); len(found) > 0 {
+			t.Errorf("phase %s: %d frames on the broker's wire hold payload in clear, the first of %d bytes", phase, len(found), len(found[0]))
+		}
+	}
+	if leaked := capture.ToPort(port, guarded); len(leaked) > 0 {
+		t.Errorf("%d frames to port %d reached the broker's wire after -setup, the first: % x", len(leaked), port, leaked[0])
+	}
+	frames, bytes := capture.Frames()
+	t.Logf("%d frames, %d bytes recorded, %d phases", frames, bytes, len(phases))
+}

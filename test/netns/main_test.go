@@ -1,0 +1,39 @@
+// Package netns tests the whole system as it stands in a network: devices, a gateway that routes, a real broker with TLS, in
+// network namespaces joined by virtual cables. Leaks are judged by a record of every frame on the broker's side of the wire
+// and by nothing else.
+package netns
+
+import (
+	"fmt"
+	"testing"
+
+	"sealgate/test/lab"
+)
+
+func TestMain(m *testing.M) { lab.Main(m) }
+
+// policy lets an epoch become active soon after it was announced.
+const policy = `version = 1
+unmatched = "deny"
+[[group]]
+name = "default"
+topics = ["plant/#"]
+activate_after = "1s"
+`
+
+// newPlant makes an installation whose broker also takes cleartext on the port that devices dial: a leak finds somebody to
+// talk to, and becomes visible with its payload.
+func newPlant(t *testing.T) *lab.Plant {
+	t.Helper()
+	lab.NeedRoot(t)
+	lab.NeedTool(t, "mosquitto")
+	p := lab.NewPlant(t, lab.PlantOptions{Policy: policy, NoBroker: true})
+	o := p.BrokerOptions()
+	o.Plain = p.DevicePort
+	o.Host = "" // every address, IPv4 and IPv6
+	p.Broker = lab.Mosquitto(t, o)
+	return p
+}
+
+// needle is what payloads of a phase of a test are made of.
+func needle(phase string) string { return fmt.Sprintf("needle-of-%s-c7e1|", phase) }
