@@ -49,11 +49,14 @@ type Config struct {
 	Prefix   string           // first levels of every control topic, for example "sealgate"
 	Rand     io.Reader        // secrets, nonces and jitter; crypto/rand.Reader outside tests
 
-	// Keyless members follow and republish the policy but ask for no keys: `sealctl policy publish`.
+	// Keyless members follow the policy but ask for no keys and keep none: an operator's tool.
 	Keyless bool
 	// ReadOnly members never seal, so they need no confirmation of an epoch; set it
 	// for a subscriber that only listens, to keep rotation free of its messages.
 	ReadOnly bool
+	// GrantRate bounds a keeper's HPKE operations a second; 0 means [GrantRate]. A keeper on
+	// a server that serves a large fleet takes more.
+	GrantRate int
 }
 
 // Publish is one message to send. Retain is set on the epoch and policy topics only.
@@ -75,46 +78,3 @@ type Output struct {
 	Policy      *policy.Signed  // the policy now in force, to be persisted with its hash; nil if it has not changed
 	Events      []Event
 }
-
-// Machine is one member's control protocol. It is not safe for concurrent use: its
-// owner calls one method at a time and, after each, looks at [Machine.Take] and
-// [Machine.Deadline].
-type Machine struct{}
-
-// New makes a Machine. It reports what is wrong with cfg, if anything.
-func New(cfg Config) (*Machine, error) { return nil, nil }
-
-// Connected tells that a session with the broker has begun. Take then names the
-// topics to subscribe to, with a new inbox.
-func (m *Machine) Connected(now Time) {}
-
-// Disconnected tells that the session has ended.
-func (m *Machine) Disconnected(now Time) {}
-
-// Receive gives the machine a message that arrived. retained is the RETAIN flag it came with.
-// The machine keeps no reference to payload.
-func (m *Machine) Receive(now Time, topic string, payload []byte, retained bool) {}
-
-// Advance tells the time; call it when [Machine.Deadline] has come.
-func (m *Machine) Advance(now Time) {}
-
-// Rotate starts a new epoch of group. Only the group's leader can, and only
-// while it is connected.
-func (m *Machine) Rotate(now Time, group string) error { return nil }
-
-// UnknownKey tells that a message of group came under a key id that the keyring
-// does not have.
-func (m *Machine) UnknownKey(now Time, group string, id crypto.KeyID) {}
-
-// ReportEpoch tells the highest epoch of group that this member's data plane holds
-// keys of: after a restart of a keeper it is how the keeper knows where to go on.
-func (m *Machine) ReportEpoch(now Time, group string, e crypto.Epoch) {}
-
-// Deadline is the Mono time at which Advance wants to be called; false: no timer runs.
-func (m *Machine) Deadline() (time.Duration, bool) { return 0, false }
-
-// Take returns what has gathered since the last Take.
-func (m *Machine) Take() Output { return Output{} }
-
-// Status describes the machine at now.
-func (m *Machine) Status(now Time) Status { return Status{} }

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"maps"
 	"time"
 
 	"sealgate/pkg/crypto"
@@ -33,4 +34,32 @@ type GroupStatus struct {
 	Keys      int           // payload secrets held, current and history
 	Granted   int           // members that a keeper has given keys of the current generation
 	Asking    bool          // a Hello about this group is out or due
+}
+
+// Status describes the machine at now.
+func (m *Machine) Status(now Time) Status {
+	s := Status{Member: m.self, Connected: m.connected, Counters: maps.Clone(m.counters), Alarms: m.alarms, LastAlarm: m.lastAlarm,
+		Waiting: len(m.keeper.grants) + len(m.keeper.confirms)}
+	if m.policy != nil {
+		s.PolicyVersion, s.PolicyHash = m.policy.Document.Version, m.policy.Hash
+	}
+	for _, g := range m.ordered() {
+		s.Groups = append(s.Groups, g.status(max(now.Mono, m.now.Mono)))
+	}
+	return s
+}
+
+func (g *group) status(now time.Duration) GroupStatus {
+	s := GroupStatus{Name: g.name, Leading: g.leader, Sender: g.sender, Keys: len(g.keys), Granted: len(g.granted),
+		Asking: g.ask.due() != never}
+	if len(g.def.Keepers) > 0 {
+		s.Leader = g.def.Keepers[0]
+	}
+	if k := g.newest(); k != nil {
+		s.Epoch, s.KeyID, s.Age, s.Confirmed = k.epoch, k.id, now-k.learned, k.confirmed
+	}
+	if g.sending != nil {
+		s.Send = g.sending.epoch
+	}
+	return s
 }

@@ -1,0 +1,205 @@
+package control
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"sealgate/pkg/crypto"
+	"sealgate/pkg/policy"
+)
+
+// never is a timer that does not run.
+const never = time.Duration(1<<63 - 1)
+
+// group is what a member knows and does about one group.
+type group struct {
+	name string
+	def  *policy.Group // in the policy in force
+
+	member bool // may hold its keys
+	sender bool // may seal, and wants to
+	keeper bool // is one of its keepers
+	leader bool // is the keeper that mints
+
+	subscribed bool // to its announcements, in this session
+
+	keys     []*key       // ascending: the newest last
+	lineages []*lineage   // KEKs, oldest first
+	highest  crypto.Epoch // of all keys ever held: it does not fall when keys are pruned
+	sending  *key         // what the keyring last given out seals under
+
+	ask      askState
+	unknown  unknownState
+	deferred []byte // an Epoch message that waits for the policy that it names
+
+	lead    leaderState           // of the leader
+	granted map[[32]byte]struct{} // of a keeper: certificates served in this generation
+}
+
+// key is one payload secret of a group.
+type key struct {
+	epoch        crypto.Epoch
+	id           crypto.KeyID
+	commitment   [32]byte
+	secret       *crypto.PayloadSecret
+	keeper       string        // who minted it
+	learned      time.Duration // when this member got it
+	activateAt   time.Duration // senders may use it from then on
+	supersededAt time.Duration // a newer one took over then: the history runs from here; never: it is the newest
+	confirmed    bool          // answered to this member's own nonce, or minted by itself (F3)
+	confirmedAt  time.Duration // when; the freshness limit will count from here
+	unannounced  bool          // minted here, and the broker has not yet echoed it
+}
+
+// lineage is the KEK of one generation of one keeper, ratcheted to epoch next.
+type lineage struct {
+	generation uint64
+	keeper     string
+	next       uint64 // the epoch that kek wraps
+	kek        *crypto.KEK
+}
+
+// errKnown is returned by add for a key that is held already.
+var errKnown = errors.New("key is held already")
+
+func newGroup(name string) *group {
+	g := &group{name: name, granted: make(map[[32]byte]struct{})}
+	g.ask.reset()
+	g.lead.reset()
+	return g
+}
+
+// newest is the key of the highest epoch, nil without any.
+func (g *group) newest() *key {
+	if len(g.keys) == 0 {
+		return nil
+	}
+	return g.keys[len(g.keys)-1]
+}
+
+// find returns the key with this commitment.
+func (g *group) find(commitment [32]byte) *key {
+	for _, k := range g.keys {
+		if k.commitment == commitment {
+			return k
+		}
+	}
+	return nil
+}
+
+// add inserts a key in its order. It refuses one whose id another live key has (F10).
+func (g *group) add(k *key) error {
+	for _, old := range g.keys {
+		switch {
+		case old.commitment == k.commitment:
+			return errKnown
+		case old.id == k.id:
+			return fmt.Errorf("epoch %v and epoch %v have the id %v: %w", k.epoch, old.epoch, k.id, crypto.ErrCollision)
+		}
+	}
+	at, _ := slices.BinarySearchFunc(g.keys, k, compareKeys)
+	g.keys = slices.Insert(g.keys, at, k)
+	if at+1 < len(g.keys) && k.supersededAt == never {
+		k.supersededAt = max(k.learned, min(g.keys[at+1].activateAt, k.learned+MaxDelay))
+	}
+	if at > 0 && g.keys[at-1].supersededAt == never {
+		g.keys[at-1].supersededAt = max(k.activateAt, k.learned)
+	}
+	if k.epoch.Compare(g.highest) > 0 {
+		g.highest = k.epoch
+	}
+	if len(g.keys) > MaxKeysPerGroup {
+		g.keys = slices.Delete(g.keys, 0, len(g.keys)-MaxKeysPerGroup)
+	}
+	return nil
+}
+
+// compareKeys orders keys by epoch, then key id: two leaders' keys of one epoch come out
+// in the same order at every member (spec 5.1).
+func compareKeys(a, b *key) int {
+	return cmp.Or(a.epoch.Compare(b.epoch), bytes.Compare(a.id[:], b.id[:]))
+}
+
+// end is when the key's history ends, never for the newest.
+func (g *group) end(k *key) time.Duration {
+	if k.supersededAt == never {
+		return never
+	}
+	return k.supersededAt + g.def.History
+}
+
+// prune forgets keys whose history ended so long ago that nobody need be told that they
+// are expired. Their secrets are left to the collector: a keyring in use may still share them.
+func (g *group) prune(now time.Duration) {
+	g.keys = slices.DeleteFunc(g.keys, func(k *key) bool {
+		end := g.end(k)
+		if end == never || end+ExpiredGrace > now || k == g.sending {
+			return false
+		}
+		g.unknown.remember(k.id, now)
+		return true
+	})
+}
+
+// lineage finds the KEK of a keeper's generation.
+func (g *group) lineage(generation uint64, keeper string) *lineage {
+	for _, l := range g.lineages {
+		if l.generation == generation && l.keeper == keeper {
+			return l
+		}
+	}
+	return nil
+}
+
+// setLineage stores a KEK, unless the one held has been ratcheted further. The lowest
+// generations make room.
+func (g *group) setLineage(n *lineage) {
+	if old := g.lineage(n.generation, n.keeper); old != nil {
+		if old.next < n.next {
+			old.kek.Erase()
+			old.next, old.kek = n.next, n.kek
+		}
+		return
+	}
+	g.lineages = append(g.lineages, n)
+	slices.SortStableFunc(g.lineages, func(a, b *lineage) int { return cmp.Compare(a.generation, b.generation) })
+	if len(g.lineages) > MaxLineages {
+		g.lineages[0].kek.Erase()
+		g.lineages = slices.Delete(g.lineages, 0, 1)
+	}
+}
+
+// ratchet moves the KEK on to epoch number and erases what it passes (F9).
+func (l *lineage) ratchet(group string, number uint64) {
+	for l.next < number {
+		next := l.kek.Ratchet(group)
+		l.kek.Erase()
+		l.kek = next
+		l.next++
+	}
+}
+
+// erase drops everything secret: the member takes no more part in the group.
+func (g *group) erase() {
+	for _, l := range g.lineages {
+		l.kek.Erase()
+	}
+	g.lineages, g.keys, g.sending, g.deferred = nil, nil, nil, nil
+	g.lead.reset()
+	clear(g.granted)
+}
+
+// checkJump refuses an epoch that is out of reach of the highest known (F4).
+func (g *group) checkJump(e crypto.Epoch, generations, numbers uint64) error {
+	if g.highest == (crypto.Epoch{}) {
+		return nil
+	}
+	if e.Generation > g.highest.Generation+generations || e.Number > g.highest.Number+numbers {
+		return fmt.Errorf("epoch %v after %v: %w", e, g.highest, ErrJump)
+	}
+	return nil
+}

@@ -1,0 +1,301 @@
+package control
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"sealgate/pkg/crypto"
+	"sealgate/pkg/policy"
+)
+
+// The answering side: Hellos in, Grants and Confirms out, at a bounded rate. Only a
+// group's leader answers for it. The others hold its keys too, and will answer when they
+// take over; until that is built they leave Hellos alone.
+
+// keeperState is what a keeper remembers of those who ask.
+type keeperState struct {
+	grants    []*pendingHello // at most MaxPendingHellos, one a member, oldest first
+	confirms  []*pendingHello // at most MaxPendingConfirms, one a member
+	batchAt   time.Duration   // answer confirms then
+	hpke      bucket
+	signature bucket
+	seen      map[[16]byte]struct{} // nonces answered, see order
+	order     [][16]byte            // the same, oldest first; at most MaxSeenNonces
+}
+
+// pendingHello is a Hello that waits for its answer.
+type pendingHello struct {
+	hello   *Hello
+	from    crypto.Member
+	digest  []byte // the signed Hello, which the Grant's HPKE info binds
+	expires time.Duration
+}
+
+func (k *keeperState) init(rate int) {
+	*k = keeperState{batchAt: never, hpke: newBucket(rate, 2*rate), signature: newBucket(ConfirmRate, ConfirmBurst), seen: make(map[[16]byte]struct{})}
+}
+
+// drop forgets who waits; they ask again.
+func (k *keeperState) drop() {
+	k.grants, k.confirms, k.batchAt = nil, nil, never
+}
+
+func (k *keeperState) due(now time.Duration) time.Duration {
+	due := k.batchAt
+	if len(k.grants) > 0 {
+		due = min(due, k.hpke.ready(now))
+	}
+	return due
+}
+
+// markSeen remembers an answered nonce, and reports whether it is new.
+func (k *keeperState) markSeen(nonce [16]byte) bool {
+	if k.hasSeen(nonce) {
+		return false
+	}
+	if len(k.order) >= MaxSeenNonces {
+		delete(k.seen, k.order[0])
+		k.order = k.order[1:]
+	}
+	k.seen[nonce] = struct{}{}
+	k.order = append(k.order, nonce)
+	return true
+}
+
+func (k *keeperState) hasSeen(nonce [16]byte) bool {
+	_, ok := k.seen[nonce]
+	return ok
+}
+
+// mayHold reports whether the policy lets member hold keys of the group.
+func (m *Machine) mayHold(def *policy.Group, who crypto.Member) bool {
+	return !m.policy.Document.Revoked(who) && (def.MayRead(who) || def.MayPublish(who) || def.Keeper(who))
+}
+
+// leadsAny reports whether this member leads a group: the others need not even verify a Hello.
+func (m *Machine) leadsAny() bool {
+	for _, g := range m.groups {
+		if g.leader {
+			return true
+		}
+	}
+	return false
+}
+
+// receiveHello checks a Hello and queues it (spec 6.5).
+func (m *Machine) receiveHello(msg []byte) {
+	payload, from, err := m.verify(msg, KindHello)
+	if err != nil {
+		m.refuse(KindHello, "", from, err)
+		return
+	}
+	h, err := ParseHello(payload)
+	switch {
+	case err != nil:
+	case from == m.self:
+		m.event(Event{Kind: KindHello, Result: ResultIgnored, From: label(from), Detail: "our own"})
+		return
+	case m.keeper.hasSeen(h.Nonce):
+		err = ErrReplayedHello
+	default:
+		err = m.checkAsker(h)
+	}
+	if err == nil {
+		err = m.queueHello(h, from, msg)
+	}
+	if err != nil {
+		m.refuse(KindHello, "", from, err)
+	}
+}
+
+// checkAsker holds the asker's policy against ours: the answer binds the policy's hash, so
+// one of another policy would be in vain.
+func (m *Machine) checkAsker(h *Hello) error {
+	err := m.checkAnswerPolicy(h.PolicyVersion, h.PolicyHash)
+	if h.PolicyVersion < m.policy.Document.Version {
+		m.wantCopy() // perhaps the broker has lost it
+	}
+	return err
+}
+
+// queueHello keeps the groups that we lead and the asker may hold, notes what epochs it
+// knows, and puts it in line. A member's newer Hello replaces its older one.
+func (m *Machine) queueHello(h *Hello, from crypto.Member, msg []byte) error {
+	var mine []HelloGroup
+	refused := false
+	for _, hg := range h.Groups {
+		g := m.groups[hg.Name]
+		if g == nil || !g.leader {
+			continue
+		}
+		if !m.mayHold(g.def, from) || h.Want == WantConfirm && !g.def.MayPublish(from) {
+			refused = true
+			continue
+		}
+		if m.noteReport(g, hg.Generation, hg.Number, true) {
+			m.alarm(Event{Kind: KindHello, Result: ResultNote, Group: g.name, From: label(from),
+				Detail: fmt.Sprintf("knows generation %d, epoch %d: above ours; the next generation goes above it", hg.Generation, hg.Number)})
+		}
+		mine = append(mine, hg)
+	}
+	switch {
+	case len(mine) == 0 && refused:
+		return ErrNotEntitled
+	case len(mine) == 0:
+		m.event(Event{Kind: KindHello, Result: ResultIgnored, From: label(from), Detail: "leads none of its groups"})
+		return nil
+	}
+	kept := *h
+	kept.Public, kept.Groups = slices.Clone(h.Public), mine
+	p := &pendingHello{hello: &kept, from: from, digest: slices.Clone(msg), expires: m.now.Mono + NonceLife}
+	queue, limit := &m.keeper.grants, MaxPendingHellos
+	if h.Want == WantConfirm {
+		queue, limit = &m.keeper.confirms, MaxPendingConfirms
+		m.keeper.batchAt = min(m.keeper.batchAt, m.now.Mono+ConfirmBatch)
+	}
+	if err := enqueue(queue, p, limit); err != nil {
+		return err
+	}
+	m.event(Event{Kind: KindHello, Result: ResultAccepted, From: label(from), Detail: "wants " + h.Want.String()})
+	return nil
+}
+
+// enqueue appends p, or puts it in the place of the same member's older Hello.
+func enqueue(queue *[]*pendingHello, p *pendingHello, limit int) error {
+	for i, old := range *queue {
+		if old.from.CertHash == p.from.CertHash {
+			(*queue)[i] = p
+			return nil
+		}
+	}
+	if len(*queue) >= limit {
+		return ErrFlood
+	}
+	*queue = append(*queue, p)
+	return nil
+}
+
+// runKeeper answers as many as the rate allows.
+func (m *Machine) runKeeper() {
+	k, now := &m.keeper, m.now.Mono
+	k.grants = slices.DeleteFunc(k.grants, func(p *pendingHello) bool { return p.expires <= now })
+	for len(k.grants) > 0 && k.hpke.take(now) {
+		p := k.grants[0]
+		k.grants = k.grants[1:]
+		m.serve(p)
+	}
+	if k.batchAt <= now {
+		m.serveConfirms()
+	}
+}
+
+// serve answers one Hello for keys.
+func (m *Machine) serve(p *pendingHello) {
+	var body GrantBody
+	quota := max(2, MaxGrantKeys/len(p.hello.Groups))
+	for _, hg := range p.hello.Groups {
+		g := m.groups[hg.Name]
+		if g == nil || !g.leader || g.lead.chain == nil || g.lead.jumpDue || !m.mayHold(g.def, p.from) {
+			continue // the policy has changed since, or a higher generation is about to begin
+		}
+		body = append(body, m.grantGroup(g, p.from, quota))
+	}
+	if len(body) == 0 {
+		m.event(Event{Kind: KindHello, Result: ResultIgnored, From: label(p.from), Detail: "no keys yet; it asks again"})
+		return
+	}
+	if err := m.sendGrant(p, body); err != nil {
+		m.refuse(KindHello, "", p.from, err)
+		return
+	}
+	m.keeper.markSeen(p.hello.Nonce)
+	for i := range body {
+		if g := m.groups[body[i].Name]; len(g.granted) < MaxGranted {
+			g.granted[p.from.CertHash] = struct{}{}
+		}
+		m.event(Event{Kind: KindGrant, Result: ResultNote, Group: body[i].Name, From: label(p.from), Detail: "granted keys up to epoch " + body[i].Keys[0].Epoch.String()})
+	}
+}
+
+// grantGroup gathers what member may hold of a group: readers and keepers its
+// history, others only what they need to seal.
+func (m *Machine) grantGroup(g *group, who crypto.Member, quota int) GrantGroup {
+	now := m.now.Mono
+	out := GrantGroup{Name: g.name, Generation: g.lead.chain.generation, Next: g.lead.chain.next, KEK: g.lead.chain.kek}
+	history := g.def.MayRead(who) || g.def.Keeper(who)
+	for i := len(g.keys) - 1; i >= 0 && len(out.Keys) < quota; i-- {
+		k := g.keys[i]
+		if g.end(k) <= now || !history && len(out.Keys) > 0 && out.Keys[len(out.Keys)-1].ActiveIn == 0 {
+			break
+		}
+		gk := GrantKey{Epoch: k.epoch, Keeper: k.keeper, ActiveIn: max(k.activateAt-now, 0), Secret: k.secret}
+		if k.supersededAt != never {
+			gk.SupersededBy = max(now-k.supersededAt, 0)
+		}
+		out.Keys = append(out.Keys, gk)
+	}
+	return out
+}
+
+func (m *Machine) sendGrant(p *pendingHello, body GrantBody) error {
+	slices.SortFunc(body, func(a, b GrantGroup) int { return compareNames(a.Name, b.Name) })
+	plain := body.Marshal()
+	defer clear(plain)
+	sealed, err := crypto.HPKESeal(p.hello.Public, GrantInfo(p.digest, m.self.CertHash, m.policy.Hash), plain)
+	if err != nil {
+		return fmt.Errorf("sealing a grant: %w", err)
+	}
+	grant := Grant{Nonce: p.hello.Nonce, PolicyVersion: m.policy.Document.Version, PolicyHash: m.policy.Hash, Sealed: sealed}
+	_, err = m.publish(KindGrant, "", InboxTopic(m.cfg.Prefix, p.hello.Inbox), grant.Marshal(), false)
+	return err
+}
+
+// serveConfirms answers everybody who waits for a Confirm, MaxNonces to a signature.
+func (m *Machine) serveConfirms() {
+	k, now := &m.keeper, m.now.Mono
+	k.batchAt = never
+	k.confirms = slices.DeleteFunc(k.confirms, func(p *pendingHello) bool { return p.expires <= now })
+	for len(k.confirms) > 0 {
+		if !k.signature.take(now) {
+			k.batchAt = k.signature.ready(now)
+			return
+		}
+		n := min(len(k.confirms), MaxNonces)
+		m.confirmBatch(k.confirms[:n])
+		k.confirms = k.confirms[n:]
+	}
+}
+
+func (m *Machine) confirmBatch(batch []*pendingHello) {
+	c := Confirm{PolicyVersion: m.policy.Document.Version, PolicyHash: m.policy.Hash}
+	named := make(map[string]bool)
+	for _, p := range batch {
+		c.Nonces = append(c.Nonces, p.hello.Nonce)
+		m.keeper.markSeen(p.hello.Nonce)
+		for _, hg := range p.hello.Groups {
+			g := m.groups[hg.Name]
+			if g == nil || named[hg.Name] || !g.leader || g.lead.chain == nil || g.lead.jumpDue {
+				continue
+			}
+			named[hg.Name] = true
+			w := &g.lead.wraps[0]
+			c.Groups = append(c.Groups, ConfirmGroup{Name: g.name, Generation: g.lead.chain.generation, Number: w.Number, Commitment: w.Wrap.Commitment})
+		}
+	}
+	if len(c.Groups) == 0 {
+		return
+	}
+	slices.SortFunc(c.Groups, func(a, b ConfirmGroup) int { return compareNames(a.Name, b.Name) })
+	msg, err := m.cfg.Identity.Sign(c.Marshal(), string(KindConfirm))
+	if err != nil {
+		m.alarm(Event{Kind: KindConfirm, Result: ResultNote, Err: fmt.Errorf("signing a confirm: %w", err)})
+		return
+	}
+	for _, p := range batch {
+		m.send(KindConfirm, InboxTopic(m.cfg.Prefix, p.hello.Inbox), msg, false)
+	}
+}
+
+func compareNames(a, b string) int { return cmp.Compare(a, b) }

@@ -1,0 +1,113 @@
+package control
+
+import (
+	"time"
+
+	"sealgate/pkg/crypto"
+)
+
+// What the data plane may do with the keys: every key opens until its history ends, and one
+// key of a group seals.
+
+// sendKey chooses the key that this member seals under at now: the highest that is
+// confirmed (F3), active and announced. nil: nothing may be sealed.
+func (g *group) sendKey(now time.Duration) *key {
+	if !g.sender {
+		return nil
+	}
+	for i := len(g.keys) - 1; i >= 0; i-- {
+		if k := g.keys[i]; k.confirmed && !k.unannounced && k.activateAt <= now {
+			if g.authorityEnd(i) <= now {
+				return nil
+			}
+			return k
+		}
+	}
+	return nil
+}
+
+// authorityEnd is when the authority to seal under keys[i] lapses: a newer epoch has been
+// active for the policy's freshness limit, and no keeper has confirmed it to us. Until then
+// the older one goes on being used, because an outage would be worse than a late switch (spec 6.4).
+//
+// The freshness limit proper (no confirmation at all for that long) belongs here too: it is
+// k.confirmedAt + Freshness, with a Hello for a Confirm in good time before. It is not built yet.
+func (g *group) authorityEnd(i int) time.Duration {
+	for _, newer := range g.keys[i+1:] {
+		if !newer.confirmed {
+			return newer.activateAt + g.def.Freshness
+		}
+	}
+	return never
+}
+
+// keysDue is the next moment at which the keyring changes by itself.
+func (g *group) keysDue(now time.Duration) time.Duration {
+	due := never
+	for i, k := range g.keys {
+		if g.sender && k.confirmed && !k.unannounced && k.activateAt > now {
+			due = min(due, k.activateAt)
+		}
+		if k == g.sending {
+			due = min(due, g.authorityEnd(i))
+			continue
+		}
+		if end := g.end(k); end != never {
+			due = min(due, end+ExpiredGrace)
+		}
+	}
+	return due
+}
+
+// refreshKeys prunes every group and makes a new keyring if anything in it has changed.
+func (m *Machine) refreshKeys() {
+	now := m.now.Mono
+	for _, g := range m.ordered() {
+		before := len(g.keys)
+		if send := g.sendKey(now); send != g.sending {
+			g.sending, m.keysChanged = send, true
+			m.noteSending(g)
+		}
+		if g.prune(now); len(g.keys) != before {
+			m.keysChanged = true
+		}
+	}
+	if !m.keysChanged {
+		return
+	}
+	m.keysChanged = false
+	all := make(map[string][]crypto.Key, len(m.order))
+	for _, g := range m.ordered() {
+		if len(g.keys) > 0 {
+			all[g.name] = g.snapshot()
+		}
+	}
+	ring, err := crypto.NewKeyring(all)
+	if err != nil { // add keeps every reason out; without a keyring the old one stays in use
+		m.alarm(Event{Kind: KindUnknown, Result: ResultNote, Detail: "keys held make no keyring", Err: err})
+		return
+	}
+	m.out.Keyring = ring
+}
+
+func (g *group) snapshot() []crypto.Key {
+	keys := make([]crypto.Key, 0, len(g.keys))
+	for _, k := range g.keys {
+		out := crypto.Key{ID: k.id, Epoch: k.epoch, Secret: k.secret, Send: k == g.sending}
+		if end := g.end(k); end != never {
+			out.NotAfter = end
+		}
+		keys = append(keys, out)
+	}
+	return keys
+}
+
+func (m *Machine) noteSending(g *group) {
+	switch {
+	case g.sending != nil:
+		m.note(g, "seals under epoch "+g.sending.epoch.String())
+	case g.sender && len(g.keys) > 0 && g.newest().activateAt <= m.now.Mono && !g.newest().unannounced:
+		m.alarm(Event{Kind: KindConfirm, Result: ResultNote, Group: g.name,
+			Detail: "no keeper confirms the current epoch: nothing of this group leaves until one does"})
+	}
+}

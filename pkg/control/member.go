@@ -1,0 +1,468 @@
+package control
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"sealgate/pkg/crypto"
+)
+
+// The asking side, which every member has: Hellos out, Grants, Confirms and Epochs in.
+
+// askState is when a group wants to ask, and how often it has.
+type askState struct {
+	keysAt, confirmAt       time.Duration // the next Hello is due
+	keysTries, confirmTries int
+	lastKeys                time.Duration // when the last Hello for keys went out
+	trigger                 crypto.Epoch  // the last announcement that made us ask
+}
+
+func (a *askState) reset() {
+	*a = askState{keysAt: never, confirmAt: never, lastKeys: -HelloBackoffMin}
+}
+
+func (a *askState) due() time.Duration { return min(a.keysAt, a.confirmAt) }
+
+// ask is a Hello that may still be answered, once for each group.
+type ask struct {
+	want    Want
+	nonce   [16]byte
+	groups  []string // not yet answered
+	key     *crypto.InboxKey
+	hello   []byte // the signed message
+	expires time.Duration
+}
+
+func (a *ask) erase() {
+	if a.key != nil {
+		a.key.Erase()
+	}
+	a.groups = nil
+}
+
+func (a *ask) answered(group string) {
+	a.groups = slices.DeleteFunc(a.groups, func(g string) bool { return g == group })
+}
+
+// wantKeys has a Hello for the group's keys sent after delay, or sooner if one is due sooner.
+func (m *Machine) wantKeys(g *group, delay time.Duration) {
+	if !g.member || g.leader || m.cfg.Keyless {
+		return
+	}
+	at := max(m.now.Mono+delay, g.ask.lastKeys+HelloBackoffMin)
+	if at < g.ask.keysAt {
+		g.ask.keysAt, g.ask.keysTries = at, 0
+	}
+}
+
+// wantConfirm has the newest epoch confirmed, at random within the first part of its
+// activation delay: the fleet's questions are spread, and a lost answer can be repeated in time.
+func (m *Machine) wantConfirm(g *group, k *key) {
+	if !g.sender || g.leader || k.confirmed {
+		return
+	}
+	delay := max(k.activateAt-m.now.Mono, 0)
+	g.ask.confirmAt = m.now.Mono + delay/10 + m.jitter(delay/2)
+	g.ask.confirmTries = 0
+}
+
+// backoff is the time until the next repetition: doubling, and half of it at random.
+func (m *Machine) backoff(tries int) time.Duration {
+	d := HelloBackoffMax
+	if tries < 16 {
+		d = min(HelloBackoffMin<<tries, HelloBackoffMax)
+	}
+	return d/2 + m.jitter(d)
+}
+
+// runAsks drops Hellos whose nonce has expired and sends those that are due.
+func (m *Machine) runAsks() {
+	now := m.now.Mono
+	m.asks = slices.DeleteFunc(m.asks, func(a *ask) bool {
+		if a.expires > now && len(a.groups) > 0 {
+			return false
+		}
+		a.erase()
+		return true
+	})
+	var keys, confirm []*group
+	for _, g := range m.ordered() {
+		query := g.unknown.take(now)
+		if g.ask.keysAt <= now {
+			g.ask.keysAt, query = now+m.backoff(g.ask.keysTries), true
+			g.ask.keysTries++
+		}
+		if query {
+			keys, g.ask.lastKeys = append(keys, g), now
+		}
+		if g.ask.confirmAt <= now {
+			confirm = append(confirm, g)
+			g.ask.confirmAt = now + m.backoff(g.ask.confirmTries)
+			g.ask.confirmTries++
+		}
+	}
+	m.sayHello(WantKeys, keys)
+	m.sayHello(WantConfirm, confirm)
+}
+
+func (m *Machine) asksDue() time.Duration {
+	due := never
+	for _, a := range m.asks {
+		due = min(due, a.expires)
+	}
+	return due
+}
+
+// sayHello asks the keepers about groups, with a fresh nonce and, for keys, a fresh key pair.
+func (m *Machine) sayHello(want Want, groups []*group) {
+	if len(groups) == 0 {
+		return
+	}
+	a := &ask{want: want, expires: m.now.Mono + NonceLife}
+	h := Hello{Want: want, Inbox: m.inbox, PolicyVersion: m.policy.Document.Version, PolicyHash: m.policy.Hash}
+	err := m.random(a.nonce[:])
+	if want == WantKeys && err == nil {
+		if a.key, err = crypto.NewInboxKey(); err == nil {
+			h.Public = a.key.Public()
+		}
+	}
+	if err != nil {
+		m.alarm(Event{Kind: KindHello, Result: ResultNote, Err: err})
+		return
+	}
+	h.Nonce = a.nonce
+	slices.SortFunc(groups, func(a, b *group) int { return compareNames(a.name, b.name) })
+	for _, g := range groups {
+		a.groups = append(a.groups, g.name)
+		h.Groups = append(h.Groups, HelloGroup{g.name, g.highest.Generation, g.highest.Number})
+	}
+	if a.hello, err = m.publish(KindHello, "", ControlTopic(m.cfg.Prefix), h.Marshal(), false); err != nil {
+		return
+	}
+	if len(m.asks) >= MaxAsks {
+		m.asks[0].erase()
+		m.asks = slices.Delete(m.asks, 0, 1)
+	}
+	m.asks = append(m.asks, a)
+}
+
+// findAsk returns the open Hello with this nonce.
+func (m *Machine) findAsk(want Want, nonce [16]byte) *ask {
+	for _, a := range m.asks {
+		if a.want == want && a.nonce == nonce && a.expires > m.now.Mono && len(a.groups) > 0 {
+			return a
+		}
+	}
+	return nil
+}
+
+// checkAnswerPolicy holds the policy that an answer was made under against ours.
+func (m *Machine) checkAnswerPolicy(version uint64, hash [32]byte) error {
+	switch ours := m.policy.Document.Version; {
+	case version < ours:
+		return fmt.Errorf("policy %d, ours is %d: %w", version, ours, ErrPolicyBehind)
+	case version > ours:
+		return fmt.Errorf("policy %d, ours is %d: %w", version, ours, ErrPolicyAhead)
+	case hash != m.policy.Hash:
+		return ErrPolicyFork
+	}
+	return nil
+}
+
+// receiveGrant takes keys that answer one of our Hellos (spec 6.2).
+func (m *Machine) receiveGrant(msg []byte) {
+	payload, from, err := m.verify(msg, KindGrant)
+	if err != nil {
+		m.refuse(KindGrant, "", from, err)
+		return
+	}
+	grant, err := ParseGrant(payload)
+	if err != nil {
+		m.refuse(KindGrant, "", from, err)
+		return
+	}
+	a := m.findAsk(WantKeys, grant.Nonce)
+	if a == nil {
+		m.refuse(KindGrant, "", from, ErrNonce)
+		return
+	}
+	body, err := m.openGrant(a, grant, from)
+	if err != nil {
+		m.refuse(KindGrant, "", from, err)
+		return
+	}
+	for i := range body {
+		if err := m.takeGrant(a, &body[i], from); err != nil {
+			m.refuse(KindGrant, body[i].Name, from, err)
+			continue
+		}
+		m.event(Event{Kind: KindGrant, Result: ResultAccepted, Group: body[i].Name, From: label(from), Detail: "keys up to epoch " + body[i].Keys[0].Epoch.String()})
+	}
+}
+
+// openGrant decrypts a Grant for one of our Hellos. A sender that keeps none of the groups
+// asked about is turned away before any decryption.
+func (m *Machine) openGrant(a *ask, grant *Grant, from crypto.Member) (GrantBody, error) {
+	if !slices.ContainsFunc(a.groups, func(name string) bool {
+		g := m.groups[name]
+		return g != nil && g.def.Keeper(from)
+	}) {
+		return nil, ErrNotKeeper
+	}
+	if err := m.checkAnswerPolicy(grant.PolicyVersion, grant.PolicyHash); err != nil {
+		return nil, err
+	}
+	plain, err := a.key.Open(GrantInfo(a.hello, from.CertHash, grant.PolicyHash), grant.Sealed)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(plain)
+	return ParseGrantBody(plain)
+}
+
+// takeGrant installs one group's keys.
+func (m *Machine) takeGrant(a *ask, gg *GrantGroup, from crypto.Member) error {
+	g := m.groups[gg.Name]
+	switch {
+	case g == nil || !g.member || g.leader:
+		return ErrNotEntitled
+	case !g.def.Keeper(from):
+		return ErrNotKeeper
+	case !slices.Contains(a.groups, gg.Name):
+		return ErrNonce
+	}
+	newest := gg.Keys[0].Epoch
+	switch {
+	case newest.Compare(g.highest) < 0:
+		return fmt.Errorf("granted %v, known %v: %w", newest, g.highest, ErrStale)
+	case newest.PolicyVersion > m.policy.Document.Version:
+		return ErrPolicyAhead
+	}
+	if err := g.checkJump(newest, MaxGrantJump, MaxGrantJump); err != nil {
+		return err
+	}
+	a.answered(gg.Name)
+	g.ask.keysAt, g.ask.keysTries = never, 0
+	m.installKeys(g, gg, from)
+	g.setLineage(&lineage{generation: gg.Generation, keeper: from.Name, next: gg.Next, kek: gg.KEK})
+	g.unknown.answered(g, m.now.Mono)
+	m.keysChanged = true
+	return nil
+}
+
+// installKeys adds the granted secrets, oldest first. The Grant answers our own nonce, so it
+// confirms its newest epoch, and the one before while the newest is not yet active (F3).
+// A secret whose key id another live one has is left out (F10).
+func (m *Machine) installKeys(g *group, gg *GrantGroup, from crypto.Member) {
+	now := m.now.Mono
+	for i := len(gg.Keys) - 1; i >= 0; i-- {
+		gk := &gg.Keys[i]
+		k := &key{epoch: gk.Epoch, secret: gk.Secret, commitment: crypto.Commitment(gk.Secret, g.name), keeper: gk.Keeper,
+			learned: now, activateAt: now + gk.ActiveIn, supersededAt: never}
+		k.id = crypto.KeyID(k.commitment[:4])
+		if i > 0 {
+			k.supersededAt = now - gk.SupersededBy
+		}
+		switch err := g.add(k); {
+		case errors.Is(err, errKnown):
+			k = g.find(k.commitment)
+		case err != nil:
+			m.refuse(KindGrant, g.name, from, err)
+			continue
+		}
+		if i == 0 || i == 1 && gg.Keys[0].ActiveIn > 0 {
+			m.confirmed(g, k)
+		}
+	}
+}
+
+// confirmed marks a key as confirmed now, and ends the asking if it is the newest.
+func (m *Machine) confirmed(g *group, k *key) {
+	k.confirmed, k.confirmedAt = true, m.now.Mono
+	if k == g.newest() {
+		g.ask.confirmAt, g.ask.confirmTries = never, 0
+	}
+}
+
+// receiveConfirm takes a keeper's word that epochs are current (spec 6.4).
+func (m *Machine) receiveConfirm(msg []byte) {
+	payload, from, err := m.verify(msg, KindConfirm)
+	if err != nil {
+		m.refuse(KindConfirm, "", from, err)
+		return
+	}
+	c, err := ParseConfirm(payload)
+	if err != nil {
+		m.refuse(KindConfirm, "", from, err)
+		return
+	}
+	var a *ask
+	for _, n := range c.Nonces {
+		if a = m.findAsk(WantConfirm, n); a != nil {
+			break
+		}
+	}
+	if a == nil {
+		m.refuse(KindConfirm, "", from, ErrNonce)
+		return
+	}
+	if err := m.checkAnswerPolicy(c.PolicyVersion, c.PolicyHash); err != nil {
+		m.refuse(KindConfirm, "", from, err)
+		return
+	}
+	for i := range c.Groups {
+		cg := &c.Groups[i]
+		if !slices.Contains(a.groups, cg.Name) {
+			continue // for another member of the batch
+		}
+		if err := m.takeConfirm(a, cg, from); err != nil {
+			m.refuse(KindConfirm, cg.Name, from, err)
+		}
+	}
+}
+
+func (m *Machine) takeConfirm(a *ask, cg *ConfirmGroup, from crypto.Member) error {
+	g := m.groups[cg.Name]
+	if g == nil || !g.sender {
+		return ErrNotEntitled
+	}
+	if !g.def.Keeper(from) {
+		return ErrNotKeeper
+	}
+	a.answered(cg.Name)
+	k := g.find(cg.Commitment)
+	if k == nil || k.epoch.Generation != cg.Generation || k.epoch.Number != cg.Number {
+		m.wantKeys(g, 0)
+		m.event(Event{Kind: KindConfirm, Result: ResultAccepted, Group: g.name, From: label(from), Detail: "current is an epoch not held; asks for it"})
+		return nil
+	}
+	m.confirmed(g, k)
+	m.event(Event{Kind: KindConfirm, Result: ResultAccepted, Group: g.name, From: label(from), Detail: "epoch " + k.epoch.String() + " is current"})
+	return nil
+}
+
+// receiveEpoch takes an announcement (spec 6.3).
+func (m *Machine) receiveEpoch(name string, msg []byte) {
+	g := m.groups[name]
+	if g == nil || !g.member && !g.keeper || m.cfg.Keyless {
+		m.event(Event{Kind: KindEpoch, Result: ResultIgnored, Group: name, Detail: "takes no part in the group"})
+		return
+	}
+	payload, from, err := m.verify(msg, KindEpoch)
+	if err != nil {
+		m.refuse(KindEpoch, name, from, err)
+		return
+	}
+	e, err := ParseEpoch(payload)
+	if err == nil && !g.def.Keeper(from) {
+		err = ErrNotKeeper
+	}
+	if err == nil && e.Group != name {
+		err = ErrTopic
+	}
+	if err != nil {
+		m.refuse(KindEpoch, name, from, err)
+		return
+	}
+	if g.leader {
+		m.leaderSees(g, e, from)
+		return
+	}
+	m.takeEpoch(g, e, from, msg)
+}
+
+// takeEpoch accepts, defers or refuses a listed keeper's announcement.
+func (m *Machine) takeEpoch(g *group, e *EpochMessage, from crypto.Member, msg []byte) {
+	switch err := m.checkAnswerPolicy(e.PolicyVersion, e.PolicyHash); {
+	case errors.Is(err, ErrPolicyAhead):
+		g.deferred = slices.Clone(msg)
+		m.event(Event{Kind: KindEpoch, Result: ResultDeferred, Group: g.name, From: label(from), Detail: fmt.Sprintf("waits for policy %d", e.PolicyVersion)})
+		return
+	case errors.Is(err, ErrPolicyBehind):
+		m.refuse(KindEpoch, g.name, from, fmt.Errorf("policy %d, ours is %d: %w", e.PolicyVersion, m.policy.Document.Version, ErrEpochPolicy))
+		return
+	case err != nil:
+		m.refuse(KindEpoch, g.name, from, err)
+		return
+	}
+	switch newest := e.Newest(); {
+	case g.find(e.Wraps[0].Wrap.Commitment) != nil && newest.Compare(g.highest) == 0:
+		m.event(Event{Kind: KindEpoch, Result: ResultIgnored, Group: g.name, From: label(from), Detail: "epoch " + newest.String() + " is known"})
+		return
+	case newest.Compare(g.highest) < 0:
+		m.refuse(KindEpoch, g.name, from, fmt.Errorf("announced %v, known %v: %w", newest, g.highest, ErrStale))
+		return
+	}
+	if err := g.checkJump(e.Newest(), MaxGenerationJump, MaxNumberJump); err != nil {
+		m.refuse(KindEpoch, g.name, from, err)
+		m.triggerKeys(g, e.Newest())
+		return
+	}
+	m.unwrapEpochs(g, e, from)
+}
+
+// triggerKeys asks for keys because of an announcement, once for each.
+func (m *Machine) triggerKeys(g *group, e crypto.Epoch) {
+	if g.ask.trigger != e {
+		g.ask.trigger = e
+		m.wantKeys(g, m.jitter(GenerationJitter))
+	}
+}
+
+// unwrapEpochs opens the announced epochs that are new, oldest first.
+func (m *Machine) unwrapEpochs(g *group, e *EpochMessage, from crypto.Member) {
+	l := g.lineage(e.Generation, from.Name)
+	if l == nil || e.Wraps[0].Number < l.next {
+		m.event(Event{Kind: KindEpoch, Result: ResultIgnored, Group: g.name, From: label(from), Detail: fmt.Sprintf("no KEK of generation %d yet; asks for it", e.Generation)})
+		m.triggerKeys(g, e.Newest())
+		return
+	}
+	if oldest := e.Wraps[len(e.Wraps)-1].Number; oldest > l.next {
+		m.wantKeys(g, m.jitter(RefillJitter)) // epochs in between are missing
+	}
+	for i := len(e.Wraps) - 1; i >= 0; i-- {
+		if e.Wraps[i].Number < l.next {
+			continue
+		}
+		if err := m.unwrapOne(g, l, e, &e.Wraps[i]); err != nil {
+			m.refuse(KindEpoch, g.name, from, err)
+			m.triggerKeys(g, e.Newest())
+			return
+		}
+	}
+	m.keysChanged = true
+	m.event(Event{Kind: KindEpoch, Result: ResultAccepted, Group: g.name, From: label(from), Detail: "epoch " + e.Newest().String()})
+	m.wantConfirm(g, g.newest())
+}
+
+func (m *Machine) unwrapOne(g *group, l *lineage, e *EpochMessage, w *EpochWrap) error {
+	if w.Number-l.next > MaxNumberJump {
+		return fmt.Errorf("epoch %d with a KEK for %d: %w", w.Number, l.next, ErrJump)
+	}
+	// The KEK is advanced on a copy: a wrap that does not open must not cost us the one held.
+	trial := &lineage{next: l.next, kek: l.kek}
+	if w.Number > l.next {
+		trial.kek, trial.next = l.kek.Ratchet(g.name), l.next+1
+		trial.ratchet(g.name, w.Number)
+	}
+	secret, err := trial.kek.Unwrap(&w.Wrap, crypto.WrapContext{Fleet: m.self.Fleet, Group: g.name, Generation: e.Generation, Number: w.Number, Keeper: l.keeper})
+	if err != nil {
+		if trial.kek != l.kek {
+			trial.kek.Erase()
+		}
+		return fmt.Errorf("epoch %d of generation %d: %w", w.Number, e.Generation, err)
+	}
+	if trial.kek != l.kek {
+		l.kek.Erase()
+		l.kek, l.next = trial.kek, trial.next
+	}
+	l.ratchet(g.name, w.Number+1)
+	k := &key{epoch: crypto.Epoch{PolicyVersion: e.PolicyVersion, Generation: e.Generation, Number: w.Number}, id: w.Wrap.ID(), commitment: w.Wrap.Commitment,
+		secret: secret, keeper: l.keeper, learned: m.now.Mono, activateAt: m.now.Mono + w.ActivateAfter, supersededAt: never}
+	if err := g.add(k); err != nil && !errors.Is(err, errKnown) {
+		return err
+	}
+	return nil
+}
