@@ -82,7 +82,7 @@ func startLoad(addr string, connections, inFlight, size int) (*load, error) {
 	}
 	for i, conn := range l.conns {
 		l.group.Go(func() {
-			if err := l.run(conn, fmt.Sprintf("bench/%d/value", i), inFlight, size); err != nil && !l.stopping.Load() {
+			if err := l.run(conn, fmt.Sprintf("bench/%d/value", i), inFlight, size); !l.stopping.Load() {
 				l.mu.Lock()
 				l.failure = errors.Join(l.failure, err)
 				l.mu.Unlock()
@@ -92,7 +92,7 @@ func startLoad(addr string, connections, inFlight, size int) (*load, error) {
 	return l, nil
 }
 
-// run keeps one connection's window full: as many messages go out, in one write, as acknowledgements one read brought.
+// run keeps one connection's window full until it breaks: as many messages go out, in one write, as acknowledgements one read brought.
 func (l *load) run(conn net.Conn, topic string, inFlight, size int) error {
 	packet, idAt := publish(topic, size)
 	out := make([]byte, 0, inFlight*len(packet))
