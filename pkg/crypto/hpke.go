@@ -22,7 +22,7 @@ var ErrHPKE = errors.New("the message does not open with this inbox's key: it an
 // does not open uses nothing up. It prints as "[redacted]".
 type InboxKey struct {
 	redacted
-	key    hpke.PrivateKey
+	key    *hpke.PrivateKey
 	public []byte
 }
 
@@ -33,7 +33,7 @@ func NewInboxKey() (*InboxKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making an inbox key: %w", err)
 	}
-	return &InboxKey{key: key, public: key.PublicKey().Bytes()}, nil
+	return &InboxKey{key: &key, public: key.PublicKey().Bytes()}, nil
 }
 
 // Public returns the public key, [InboxPublicSize] bytes. The caller must not change it.
@@ -66,7 +66,7 @@ func (k *InboxKey) Open(info, ciphertext []byte) ([]byte, error) {
 	if len(ciphertext) < HPKEOverhead {
 		return nil, fmt.Errorf("%w: %d bytes are shorter than any", ErrHPKE, len(ciphertext))
 	}
-	out, err := hpke.Open(k.key, hpke.HKDFSHA256(), hpke.ChaCha20Poly1305(), info, ciphertext)
+	out, err := hpke.Open(*k.key, hpke.HKDFSHA256(), hpke.ChaCha20Poly1305(), info, ciphertext)
 	if err != nil {
 		return nil, fmt.Errorf("%w (%v)", ErrHPKE, err)
 	}

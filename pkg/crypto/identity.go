@@ -96,7 +96,7 @@ func memberOf(cert *x509.Certificate) (Member, error) {
 // concurrent use if its signer is. It prints as "[redacted]".
 type Identity struct {
 	redacted
-	signer crypto.Signer
+	signer *crypto.Signer
 	alg    int64
 	member Member
 	chain  []*x509.Certificate
@@ -179,7 +179,7 @@ func newIdentity(signer crypto.Signer, m Member, chain []*x509.Certificate) (*Id
 	if pub, ok := chain[0].PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(signer.Public()) {
 		return nil, fmt.Errorf("the private key is not that of the certificate of %s: take both files from the same directory", m.Name)
 	}
-	return &Identity{signer: signer, alg: alg, member: m, chain: chain}, nil
+	return &Identity{signer: &signer, alg: alg, member: m, chain: chain}, nil
 }
 
 // Member returns who the identity is.

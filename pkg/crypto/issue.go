@@ -73,7 +73,7 @@ func IssueMember(caKeyPEM, caCertPEM []byte, role Role, name string, rand io.Rea
 		return nil, nil, err
 	}
 	template.ExtraExtensions = []pkix.Extension{san}
-	return finish(rand, template, ca.chain[0], key, ca.signer)
+	return finish(rand, template, ca.chain[0], key, *ca.signer)
 }
 
 func newTemplate(rand io.Reader, now time.Time, years int) (ed25519.PrivateKey, *x509.Certificate, error) {

@@ -68,7 +68,7 @@ func (k *KEK) Ratchet(group string) *KEK {
 	if err != nil {
 		return &KEK{}
 	}
-	return &KEK{secret{b: (*[SecretSize]byte)(b)}}
+	return &KEK{hold((*[SecretSize]byte)(b))}
 }
 
 // WrapContext is what a wrap is bound to beside its salt: it opens nowhere else.

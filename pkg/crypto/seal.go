@@ -3,7 +3,6 @@ package crypto
 import (
 	"crypto/cipher"
 	"crypto/sha256"
-	"crypto/subtle"
 	"fmt"
 	"hash"
 
@@ -63,8 +62,9 @@ func (s *stream) Kid() Kid { return s.kid }
 type SealStream struct {
 	stream
 	next   uint64
-	digest hash.Hash // SHA-256, made by the first recorded seal
-	label  [32]byte  // of this stream, hashed before each message
+	digest hash.Hash         // SHA-256, made by the first recorded seal
+	label  [sha256.Size]byte // of this stream, hashed before each message
+	sum    [sha256.Size]byte // scratch
 }
 
 // NewSealStream starts the stream id of topic in group. id must be new: one
@@ -147,7 +147,8 @@ func (s *SealStream) SealRecorded(dst, props, payload []byte) (out []byte, r Res
 	if err != nil {
 		return dst, Resend{}, err
 	}
-	s.sum(&r.digest, props, payload)
+	s.hash(props, payload)
+	r.digest = s.sum
 	return s.sealAt(dst, r.seq, props, payload), r, nil
 }
 
@@ -155,24 +156,22 @@ func (s *SealStream) SealRecorded(dst, props, payload []byte) (out []byte, r Res
 // what was sealed then. Otherwise it returns [ErrNotIdentical] and makes no
 // keystream: one number never covers two plaintexts (F1).
 func (s *SealStream) Reseal(dst []byte, r Resend, props, payload []byte) ([]byte, error) {
-	var got [sha256.Size]byte
-	s.sum(&got, props, payload)
-	if r.seq >= s.next || subtle.ConstantTimeCompare(got[:], r.digest[:]) != 1 {
+	s.hash(props, payload)
+	if r.seq >= s.next || s.sum != r.digest {
 		return dst, ErrNotIdentical
 	}
 	return s.sealAt(dst, r.seq, props, payload), nil
 }
 
-// sum hashes the stream's label and the inner plaintext.
-func (s *SealStream) sum(out *[sha256.Size]byte, props, payload []byte) {
+// hash sets sum to the SHA-256 of the stream's label and the inner plaintext.
+func (s *SealStream) hash(props, payload []byte) {
 	if s.digest == nil {
 		s.digest = sha256.New()
 	}
 	s.digest.Reset()
 	s.digest.Write(s.label[:])
-	n := appendVarint(s.nonce[:0], len(props)) // nonce is scratch on the heap; sealAt sets it again
-	s.digest.Write(n)
+	s.digest.Write(appendVarint(s.sum[:0], len(props)))
 	s.digest.Write(props)
 	s.digest.Write(payload)
-	s.digest.Sum(out[:0])
+	s.digest.Sum(s.sum[:0])
 }

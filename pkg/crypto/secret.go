@@ -19,8 +19,9 @@ const redactedText = "[redacted]"
 // redacted is embedded by types that hold secrets. Its methods keep fmt, slog,
 // encoding/json and text encoders from printing them.
 //
-// fmt does not call methods on unexported fields, so a type that embeds redacted
-// also keeps its bytes behind a pointer: what is printed then is an address.
+// fmt does not call methods on unexported fields, so a type that embeds redacted also keeps
+// its secret behind a pointer to a pointer or to an interface. What is printed then is an
+// address: fmt follows a single pointer when the verb does not fit, these never.
 type redacted struct{}
 
 // String returns "[redacted]".
@@ -44,22 +45,24 @@ func (redacted) LogValue() slog.Value { return slog.StringValue(redactedText) }
 // secret is 32 bytes behind a pointer; see redacted.
 type secret struct {
 	redacted
-	b *[SecretSize]byte
+	b **[SecretSize]byte
 }
 
+func hold(b *[SecretSize]byte) secret { return secret{b: &b} }
+
 func newSecret(rand io.Reader, what string) (secret, error) {
-	s := secret{b: new([SecretSize]byte)}
-	if _, err := io.ReadFull(rand, s.b[:]); err != nil {
+	b := new([SecretSize]byte)
+	if _, err := io.ReadFull(rand, b[:]); err != nil {
 		return secret{}, fmt.Errorf("drawing a %s: %w", what, err)
 	}
-	return s, nil
+	return hold(b), nil
 }
 
 func secretFrom(b []byte, what string) (secret, error) {
 	if len(b) != SecretSize {
 		return secret{}, fmt.Errorf("a %s has %d bytes, found %d", what, SecretSize, len(b))
 	}
-	return secret{b: (*[SecretSize]byte)(append([]byte(nil), b...))}, nil
+	return hold((*[SecretSize]byte)(append([]byte(nil), b...))), nil
 }
 
 // key returns the bytes, or ErrErased.
@@ -67,27 +70,27 @@ func (s *secret) key() ([]byte, error) {
 	if s == nil || s.b == nil {
 		return nil, ErrErased
 	}
-	return s.b[:], nil
+	return (*s.b)[:], nil
 }
 
 func (s *secret) clone() []byte {
 	if s == nil || s.b == nil {
 		return nil
 	}
-	return append([]byte(nil), s.b[:]...)
+	return append([]byte(nil), (*s.b)[:]...)
 }
 
 // erase overwrites the bytes. Copies that the runtime or a cipher made remain: no
 // claim is made that memory holds no trace.
 func (s *secret) erase() {
 	if s != nil && s.b != nil {
-		clear(s.b[:])
+		clear((*s.b)[:])
 		s.b = nil
 	}
 }
 
 func (s *secret) equal(o *secret) bool {
-	return s != nil && o != nil && s.b != nil && o.b != nil && subtle.ConstantTimeCompare(s.b[:], o.b[:]) == 1
+	return s != nil && o != nil && s.b != nil && o.b != nil && subtle.ConstantTimeCompare((*s.b)[:], (*o.b)[:]) == 1
 }
 
 // PayloadSecret is the secret of one epoch of a group, from which the keys of all

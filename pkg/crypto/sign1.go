@@ -102,10 +102,10 @@ func sigStructure(protected []byte, fleet, typ string, payload []byte) []byte {
 
 func (id *Identity) signature(msg []byte) ([]byte, error) {
 	if id.alg == algEdDSA {
-		return id.signer.Sign(rand.Reader, msg, crypto.Hash(0))
+		return (*id.signer).Sign(rand.Reader, msg, crypto.Hash(0))
 	}
 	sum := sha256.Sum256(msg)
-	der, err := id.signer.Sign(rand.Reader, sum[:], crypto.SHA256)
+	der, err := (*id.signer).Sign(rand.Reader, sum[:], crypto.SHA256)
 	if err != nil {
 		return nil, err
 	}

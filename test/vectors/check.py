@@ -1,0 +1,121 @@
+#!/usr/bin/python3
+"""Checks every test vector beside this file with the second implementation.
+
+Needs Debian's python3-cbor2 and python3-cryptography. Prints one line for each vector that
+fails and a summary; exits 0 only if there were vectors and none failed.
+"""
+
+import hashlib
+import json
+import pathlib
+import sys
+
+import sealgate_ref as ref
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def octets(text):
+    unit, _, count = text.partition("*")
+    return bytes.fromhex(unit) * (int(count) if count else 1)
+
+
+def same(what, got, want):
+    if got != want:
+        show = lambda v: v.hex()[:120] if isinstance(v, bytes) else repr(v)
+        raise AssertionError(f"{what} is {show(got)}, expected {show(want)}")
+
+
+def outcome(f):
+    """What f returns, and the class of its refusal or "ok"."""
+    try:
+        return f(), "ok"
+    except ref.Refused as e:
+        return None, e.kind
+
+
+def check_envelope(v):
+    secret, stream = octets(v["secret"]), octets(v["stream"])
+    props, payload = octets(v["props"]), octets(v["payload"])
+    envelope = octets(v.get("envelope", ""))
+    if v["expect"] in ("ok", "exhausted"):
+        sealed, kind = outcome(lambda: ref.seal(secret, v["group"], v["topic"], stream, v["seq"], props, payload))
+        same("sealing", kind, v["expect"])
+        if kind != "ok":
+            return
+        kid = ref.commitment(secret, v["group"])[:4] + stream
+        same("key, Base IV", ref.stream_keys(secret, v["group"], v["topic"], stream), (octets(v["key"]), octets(v["base_iv"])))
+        same("additional data", ref.additional_data(v["group"], v["topic"], kid), octets(v["aad"]))
+        if "envelope_sha256" in v:
+            same("length", len(sealed), v["envelope_length"])
+            same("digest", hashlib.sha256(sealed).digest(), octets(v["envelope_sha256"]))
+            envelope = sealed
+        same("envelope", sealed, envelope)
+    opened, kind = outcome(lambda: ref.open_envelope(secret, v["group"], v["topic"], envelope))
+    same("opening", kind, v["expect"])
+    if kind == "ok":
+        same("opened message", opened[1:], (v["seq"], props, payload))
+
+
+def check_keys(v):
+    def ratchet():
+        kek = octets(v["secret"])
+        for _ in range(v["steps"]):
+            kek = ref.ratchet(kek, v["group"])
+        return kek
+
+    got = {
+        "commitment": lambda: ref.commitment(octets(v["secret"]), v["group"]),
+        "stream-id": lambda: ref.stream_id(v["gateway"], octets(v["boot"]), octets(v["random"]), v.get("will", False)),
+        "ratchet": ratchet,
+    }[v["derive"]]()
+    same(v["derive"], got, octets(v["output"]))
+
+
+def check_epoch(v):
+    kek, salt, ciphertext = octets(v["kek"]), octets(v["salt"]), octets(v["ciphertext"])
+    context = v["fleet"], v["group"], v["generation"], v["number"], v["keeper"]
+    secret, kind = outcome(lambda: ref.unwrap(kek, salt, octets(v["commitment"]), ciphertext, *context))
+    same("unwrapping", kind, v["expect"])
+    if kind == "ok":
+        same("secret", secret, octets(v["secret"]))
+        same("wrap", ref.wrap(kek, salt, secret, *context), ciphertext)
+
+
+def check_sign1(v):
+    now, policy = ref.timestamp(v["now"]), v.get("policy", False)
+    got, kind = outcome(lambda: ref.verify_sign1(octets(v["message"]), v["type"], v["fleet"], octets(v["ca"]), now, policy))
+    same("verifying", kind, v["expect"])
+    if kind == "ok":
+        m = v["member"]
+        same("payload and member", got, (octets(v["payload"]), m["role"], m["name"], octets(m["cert_hash"])))
+
+
+def check_window(v):
+    w = ref.Window(v.get("resume"))
+    for i, s in enumerate(v["steps"]):
+        same(f"verdict {i}", w.check(s["seq"]), s["verdict"])
+        same(f"gap {i}", w.commit(s["seq"]), s.get("gap", 0))
+    same("missing", w.missing(), v["missing"])
+
+
+def main():
+    total = failed = 0
+    for kind in ("envelope", "keys", "epoch", "sign1", "window"):
+        files = sorted((HERE / kind).glob("*.json"))
+        if not files:
+            print(f"no vectors in {HERE / kind}", file=sys.stderr)
+            failed += 1
+        for file in files:
+            total += 1
+            try:
+                globals()["check_" + kind](json.loads(file.read_text()))
+            except Exception as e:
+                failed += 1
+                print(f"{kind}/{file.name}: {e or type(e).__name__}", file=sys.stderr)
+    print(f"{total} vectors, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
