@@ -137,3 +137,6 @@ func (r *readAhead) keep(n int, err error) error {
 	}
 	return err
 }
+
+// Abort closes the TCP connection without a word of TLS. It never blocks.
+func (c *Conn) Abort() error { return c.raw.Conn.Close() }

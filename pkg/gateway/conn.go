@@ -1,0 +1,266 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"sealgate/pkg/mqttparse"
+)
+
+// conn is one device's connection and its uplink. Two goroutines carry it: up owns c.up,
+// down owns c.down. What crosses between them is
+//
+//   - the session's tables of messages in flight and of accepted messages, under
+//     session.mu (session.go);
+//   - aliasMax, mustWait and answered, which CONNACK sets;
+//   - writes: each side writes to both connections, always whole packets in one Write, which
+//     net.Conn keeps whole.
+//
+// Everything else here is set before the two start and not changed after.
+type conn struct {
+	g          *Gateway
+	dev, upl   net.Conn
+	devSource  source
+	uplSource  source
+	from       netip.AddrPort // the device
+	dst        netip.AddrPort // that it dialled
+	since      time.Time
+	version    mqttparse.Version
+	client     string
+	sess       *session
+	up         *upPath
+	down       *downPath
+	deviceMax  int           // Topic Alias Maximum of the device, as lowered by us
+	aliasMax   atomic.Int32  // Topic Alias Maximum of the broker, as lowered by us
+	mustWait   atomic.Bool   // QoS 1 and 2 wait for CONNACK: the session has old records
+	answered   chan struct{} // closed when CONNACK has come
+	open       atomic.Int32  // directions that run
+	running    atomic.Bool   // client, version and sess can be read by Status
+	messages   [2]atomic.Uint64
+	refusedMsg atomic.Uint64
+}
+
+func (g *Gateway) newConn(dev net.Conn) *conn {
+	c := &conn{g: g, dev: dev, devSource: newSource(dev), since: time.Now()}
+	c.from, c.dst = addrPort(dev.RemoteAddr()), addrPort(dev.LocalAddr())
+	c.up = &upPath{c: c}
+	c.up.in.budget = &g.memory
+	c.up.scan.Init(mqttparse.FromClient, g.maxPacket())
+	return c
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		p := t.AddrPort()
+		return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+	}
+	return netip.AddrPort{}
+}
+
+// serve carries one connection until it has an uplink and two goroutines, or has ended.
+// Its own goroutine ends here, and with it the stack that the handshake grew.
+func (c *conn) serve() {
+	started := false
+	defer func() {
+		if p := recover(); p != nil {
+			c.fail(panicked(p, panicPlace()))
+		}
+		if !started {
+			c.ended()
+		}
+	}()
+	if err := c.connect(); err != nil {
+		c.fail(err)
+		c.refuseConnect(err)
+		return
+	}
+	if c.g.ctx.Err() != nil {
+		return // closing; whoever closes after this aborts both connections
+	}
+	started = true
+	c.open.Store(2)
+	c.running.Store(true)
+	go c.carry(c.up.run, c.upEnded)
+	go c.carry(c.down.run, c.downEnded)
+}
+
+// carry runs one direction. The last of the two ends the connection.
+func (c *conn) carry(run func() error, ended func(error)) {
+	defer func() {
+		if c.open.Add(-1) == 0 {
+			c.ended()
+		}
+	}()
+	ended(c.protect(run))
+}
+
+// protect turns a panic into an error: a defect that one connection finds must not end
+// the others.
+func (c *conn) protect(run func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = panicked(p, panicPlace())
+		}
+	}()
+	return run()
+}
+
+// fail counts and logs why a connection ends, unless it is an ordinary end.
+func (c *conn) fail(err error) {
+	var r *refusal
+	var u *uplinkRefusal
+	switch {
+	case errors.As(err, &u): // done where it happened
+	case errors.As(err, &r):
+		c.g.metrics.refuse(r.reason)
+		c.g.report.warn(r.reason, r.text, "device", c.from, "client", c.client)
+	case err != errPeerGone && err != errStopped && !ordinary(err):
+		c.g.report.warn("io", "connection ended: "+err.Error(), "device", c.from, "client", c.client)
+	}
+}
+
+// upEnded ends the direction device -> broker: the broker sees the end at once, with DISCONNECT
+// before it only if the device sent one, so that wills are published as MQTT says.
+func (c *conn) upEnded(err error) {
+	c.fail(err)
+	deadline := time.Now().Add(linger)
+	_ = c.upl.SetWriteDeadline(deadline)
+	_ = c.dev.SetWriteDeadline(deadline)
+	_ = c.upl.SetReadDeadline(deadline)
+	var r *refusal
+	if errors.As(err, &r) && r.code != 0 && c.version == mqttparse.V5 {
+		_, _ = c.dev.Write(mqttparse.AppendDisconnect(nil, c.version, r.code))
+	}
+	closeWrite(c.upl)
+	var eof endOfStream
+	if !errors.As(err, &eof) {
+		closeWrite(c.dev)
+		discard(c.dev, deadline)
+	}
+}
+
+// downEnded ends the direction broker -> device.
+func (c *conn) downEnded(err error) {
+	c.fail(err)
+	deadline := time.Now().Add(linger)
+	_ = c.upl.SetWriteDeadline(deadline)
+	_ = c.dev.SetWriteDeadline(deadline)
+	_ = c.dev.SetReadDeadline(deadline)
+	closeWrite(c.dev)
+	var eof endOfStream
+	if !errors.As(err, &eof) {
+		closeWrite(c.upl)
+		_ = c.upl.SetReadDeadline(deadline)
+		c.down.discard()
+	}
+}
+
+// ended closes what is open and takes the connection off the books.
+func (c *conn) ended() {
+	c.dev.Close()
+	if c.upl != nil {
+		c.upl.Close()
+	}
+	c.up.end()
+	if c.down != nil {
+		c.down.end()
+	}
+	if c.sess != nil {
+		c.g.store.put(c.sess)
+	}
+	c.g.remove(c)
+}
+
+// abort ends the connection now; the directions notice.
+func (c *conn) abort() {
+	_ = c.dev.Close()
+	c.g.mu.Lock()
+	upl := c.upl
+	c.g.mu.Unlock()
+	switch upl := upl.(type) {
+	case nil:
+	case interface{ Abort() error }:
+		_ = upl.Abort()
+	default:
+		_ = upl.Close()
+	}
+}
+
+// closeWrite sends FIN, where the connection can close one direction, else closes it.
+func closeWrite(c net.Conn) {
+	if h, ok := c.(interface{ CloseWrite() error }); ok {
+		_ = h.CloseWrite()
+		return
+	}
+	_ = c.Close()
+}
+
+// discard reads until the end or the deadline, so that closing does not reset the
+// connection before the peer has read what we said last.
+func discard(c net.Conn, deadline time.Time) {
+	_ = c.SetReadDeadline(deadline)
+	p := chunks.Get().(*[chunk]byte)
+	defer chunks.Put(p)
+	for {
+		if _, err := c.Read(p[:]); err != nil {
+			return
+		}
+	}
+}
+
+// deviceAck notes that the device has acknowledged a message from the broker: its window
+// commits now, and not before (spec 7.4). The acknowledgement itself passes.
+func (c *conn) deviceAck(f mqttparse.Frame) error {
+	s := c.sess
+	if !s.hasDue.Load() {
+		return nil
+	}
+	id, reason, err := mqttparse.ParseAck(f, c.version)
+	if err != nil {
+		return malformed(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.due.get(id)
+	if r == nil || r.stream == nil {
+		return nil
+	}
+	failed := reason >= 0x80
+	if f.Type() != mqttparse.PUBCOMP && !failed && !r.counted {
+		s.accepted = append(s.accepted, acceptance{r.stream, r.seq})
+		s.hasAcks.Store(true)
+		r.counted = true
+	}
+	if f.Type() != mqttparse.PUBREC || failed {
+		s.due.remove(id)
+		s.hasDue.Store(s.due.n > 0)
+	}
+	return nil
+}
+
+// brokerAck frees the record of a message that the broker has acknowledged.
+func (c *conn) brokerAck(f mqttparse.Frame) error {
+	id, reason, err := mqttparse.ParseAck(f, c.version)
+	if err != nil {
+		return brokerBroke(err)
+	}
+	if f.Type() == mqttparse.PUBREC && reason < 0x80 {
+		return nil // PUBCOMP ends it
+	}
+	s := c.sess
+	s.mu.Lock()
+	s.sent.remove(id)
+	s.mu.Unlock()
+	return nil
+}
+
+func brokerBroke(err error) error {
+	return refuse(refusedBroker, 0, "the broker sent what MQTT does not allow: "+err.Error())
+}
+
+// isEnd reports an orderly end.
+func isEnd(err error) bool { return errors.Is(err, io.EOF) }

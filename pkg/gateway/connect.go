@@ -1,0 +1,225 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"sealgate/pkg/crypto"
+	"sealgate/pkg/gateway/uplink"
+	"sealgate/pkg/mqttparse"
+	"sealgate/pkg/policy"
+)
+
+// connect reads CONNECT, seals its will, opens the uplink and sends it on. Nothing is dialled
+// for whoever does not say CONNECT first.
+func (c *conn) connect() error {
+	deadline := time.Now().Add(c.g.cfg.ConnectTimeout)
+	_ = c.dev.SetReadDeadline(deadline)
+	f, err := c.readConnect()
+	if err != nil {
+		return err
+	}
+	var con mqttparse.Connect
+	if err := mqttparse.ParseConnect(f, &con); err != nil {
+		return malformed(err)
+	}
+	c.version, c.client = con.Version, string(con.ClientID)
+	state := c.g.state.Load().State
+	if !state.ready() {
+		return refuse(refusedNotReady, serverUnavailable, "no policy or no keys yet: devices are told to come back; see sealctl status")
+	}
+	changed, err := c.sealWill(&con, state)
+	if err != nil {
+		return err
+	}
+	c.deviceMax = capAliasMaximum(con.Properties) // in place: also changes f
+	packet := f.Raw
+	if changed {
+		if packet = mqttparse.AppendConnect(nil, &con); packet == nil {
+			return refuse(refusedTooLarge, 0x95, "the will does not fit CONNECT once it is sealed: it may have 65535 bytes")
+		}
+	}
+	if err := c.dial(); err != nil {
+		return err
+	}
+	if _, err := c.upl.Write(packet); err != nil {
+		return c.uplinkFailed(err)
+	}
+	c.up.in.from += len(f.Raw)
+	c.start(con.CleanStart)
+	return nil
+}
+
+// start makes the connection ready for its two goroutines.
+func (c *conn) start(clean bool) {
+	_ = c.dev.SetReadDeadline(time.Time{})
+	c.answered = make(chan struct{})
+	c.sess = c.g.store.take(sessionKey{broker: c.dst, client: c.client})
+	if clean {
+		c.sess.forget(&c.g.memory)
+	}
+	c.mustWait.Store(c.sess.resumed())
+	c.uplSource = newSource(c.upl)
+	c.down = &downPath{c: c}
+	c.down.in.budget = &c.g.memory
+	c.down.scan.Init(mqttparse.FromServer, c.g.maxPacket()+crypto.MaxOverhead)
+	c.down.scan.SetVersion(c.version)
+}
+
+const (
+	serverUnavailable = 0x88
+	notAuthorized     = 0x87
+)
+
+// readConnect reads until CONNECT is whole. What follows it stays in the buffer.
+func (c *conn) readConnect() (mqttparse.Frame, error) {
+	in := &c.up.in
+	for {
+		f, n, err := c.up.scan.Next(in.unread())
+		if err != nil {
+			return f, malformed(err)
+		}
+		if n > 0 {
+			return f, nil
+		}
+		if err := in.settle(c.g.maxPacket()); err != nil {
+			return f, refuse(refusedMemory, 0x97, err.Error())
+		}
+		err = c.devSource.fill(in, func() {})
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded) && c.g.ctx.Err() == nil:
+			text := fmt.Sprintf("no CONNECT within limits.connect_timeout (%v)", c.g.cfg.ConnectTimeout)
+			if n := len(in.unread()); n > 0 {
+				text = fmt.Sprintf("only %d bytes of CONNECT within limits.connect_timeout (%v)", n, c.g.cfg.ConnectTimeout)
+			}
+			return f, refuse(refusedTimeout, 0, text)
+		case err != nil && len(in.unread()) > 0:
+			return f, refuse(refusedMalformed, 0, fmt.Sprintf("the connection ended after %d bytes of CONNECT", len(in.unread())))
+		case err != nil:
+			return f, endOfStream{err}
+		}
+	}
+}
+
+// sealWill seals the will in a stream of its own and reports whether con has changed.
+func (c *conn) sealWill(con *mqttparse.Connect, state *State) (changed bool, err error) {
+	if !con.HasWill {
+		return false, nil
+	}
+	w := &con.Will
+	d := c.g.decide(state, w.Topic)
+	clears := len(w.Payload) == 0 && w.Retain
+	switch {
+	case d.Verdict == policy.Pass, d.Verdict == policy.Seal && clears && d.ClearRetained:
+		return false, nil
+	case d.Verdict != policy.Seal || clears:
+		return false, refuse(refusedDenied, notAuthorized, "policy denies the will's topic "+clip(w.Topic)+" to devices")
+	}
+	key := state.Keys.Send(d.Group)
+	if key == nil {
+		return false, refuse(refusedNotReady, serverUnavailable, "no key of group "+d.Group+" yet to seal a will under: the device is told to come back")
+	}
+	s, err := c.g.newSealStream(string(w.Topic), d.Group, key, true)
+	if err != nil {
+		return false, internalError(err)
+	}
+	var props propertySplit
+	props.split(w.Properties)
+	w.Properties = props.outer
+	w.Payload, _, err = s.seal.Seal(nil, props.inner, w.Payload)
+	if err != nil {
+		return false, internalError(err)
+	}
+	return true, nil
+}
+
+// dial opens the uplink. The TLS handshake runs on a goroutine of its own, whose stack goes
+// with it.
+func (c *conn) dial() error {
+	ctx, cancel := context.WithTimeout(c.g.ctx, c.g.cfg.ConnectTimeout)
+	defer cancel()
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		var r result
+		r.err = c.protect(func() (err error) {
+			r.conn, err = c.g.cfg.Dial(ctx, c.dst)
+			return err
+		})
+		done <- r
+	}()
+	r := <-done
+	if r.err != nil {
+		return c.uplinkFailed(r.err)
+	}
+	c.g.mu.Lock()
+	c.upl = r.conn
+	c.g.mu.Unlock()
+	return nil
+}
+
+// uplinkFailed counts why the broker cannot be reached and tells the device to come back.
+func (c *conn) uplinkFailed(err error) error {
+	if c.g.ctx.Err() != nil {
+		return errStopped
+	}
+	reason := uplink.Reason(err)
+	c.g.metrics.uplinkError(reason)
+	c.g.metrics.refuse(refusedUplink)
+	c.g.report.warn("uplink "+reason, err.Error(), "device", c.from)
+	return &uplinkRefusal{err}
+}
+
+// uplinkRefusal is an uplink error that has been counted and logged.
+type uplinkRefusal struct{ error }
+
+// refuseConnect answers CONNECT in the broker's place, where there is something to say, and
+// closes so that the device can read it.
+func (c *conn) refuseConnect(err error) {
+	deadline := time.Now().Add(linger)
+	_ = c.dev.SetDeadline(deadline)
+	if answer := c.connAckFor(err); answer != nil {
+		_, _ = c.dev.Write(answer)
+	}
+	if isEnd(err) || err == errStopped {
+		return
+	}
+	closeWrite(c.dev)
+	c.up.in.drop()
+	discard(c.dev, deadline)
+}
+
+// connAckFor gives the CONNACK that refuses for err; nil before the version is known.
+func (c *conn) connAckFor(err error) []byte {
+	var r *refusal
+	var u *uplinkRefusal
+	code := byte(0)
+	switch {
+	case errors.As(err, &r):
+		code = r.code
+	case errors.As(err, &u):
+		code = serverUnavailable
+	}
+	if code == 0 || c.version == 0 {
+		return nil
+	}
+	if c.version != mqttparse.V5 {
+		// MQTT 3.1.1, table 3.1
+		switch code {
+		case serverUnavailable:
+			code = 3
+		case notAuthorized:
+			code = 5
+		default:
+			return nil
+		}
+	}
+	return mqttparse.AppendConnAck(nil, c.version, false, code)
+}

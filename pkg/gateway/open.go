@@ -1,0 +1,368 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"sealgate/pkg/crypto"
+	"sealgate/pkg/mqttparse"
+	"sealgate/pkg/policy"
+)
+
+// openStream is one stream as a session receives it: what opens its messages, and which of
+// them the session has accepted.
+type openStream struct {
+	id     openKey
+	group  string
+	state  *State // group and key hold under this one
+	key    *crypto.Key
+	open   *crypto.OpenStream
+	window crypto.Window
+
+	prev, next *openStream // by use, the newest first
+}
+
+// openKey names a stream: the topic belongs to it (F6).
+type openKey struct {
+	kid   crypto.Kid
+	topic string
+}
+
+// openStreams are the streams that a session receives. Its zero value is empty.
+type openStreams struct {
+	m              map[openKey]*openStream
+	n              int
+	newest, oldest *openStream
+	// the highest numbers accepted of streams that were evicted (F17)
+	floors map[crypto.Kid]uint64
+}
+
+// get finds a stream and makes it the newest. It does not allocate.
+func (t *openStreams) get(kid *crypto.Kid, topic []byte) *openStream {
+	s := t.newest
+	if s == nil || s.id.kid == *kid && s.id.topic == string(topic) {
+		return s
+	}
+	if s = t.m[openKey{*kid, string(topic)}]; s != nil {
+		t.unlink(s)
+		t.link(s)
+	}
+	return s
+}
+
+func (t *openStreams) add(s *openStream) {
+	if t.m == nil {
+		t.m = make(map[openKey]*openStream)
+	}
+	t.m[s.id] = s
+	t.n++
+	t.link(s)
+}
+
+func (t *openStreams) remove(s *openStream) {
+	delete(t.m, s.id)
+	t.n--
+	t.unlink(s)
+}
+
+func (t *openStreams) link(s *openStream) {
+	s.prev, s.next = nil, t.newest
+	if t.newest != nil {
+		t.newest.prev = s
+	} else {
+		t.oldest = s
+	}
+	t.newest = s
+}
+
+func (t *openStreams) unlink(s *openStream) {
+	if s.prev != nil {
+		s.prev.next = s.next
+	} else {
+		t.newest = s.next
+	}
+	if s.next != nil {
+		s.next.prev = s.prev
+	} else {
+		t.oldest = s.prev
+	}
+	s.prev, s.next = nil, nil
+}
+
+const maxFloors = 4 * perSession
+
+// evict drops the oldest stream. What it has accepted stays refused as long as its key lives.
+func (t *openStreams) evict(keys *crypto.Keyring) {
+	s := t.oldest
+	t.remove(s)
+	highest, any := s.window.Highest()
+	if !any {
+		return
+	}
+	if t.floors == nil {
+		t.floors = make(map[crypto.Kid]uint64)
+	}
+	if len(t.floors) >= maxFloors {
+		t.trimFloors(keys)
+	}
+	t.floors[s.id.kid] = highest
+}
+
+// trimFloors drops the floors of dead keys; where all live, as many as it must.
+func (t *openStreams) trimFloors(keys *crypto.Keyring) {
+	live := make(map[crypto.KeyID]bool)
+	for _, g := range keys.Groups() {
+		for _, k := range keys.Keys(g) {
+			live[k.ID] = true
+		}
+	}
+	for kid := range t.floors {
+		if !live[kid.KeyID()] || len(t.floors) >= maxFloors {
+			delete(t.floors, kid)
+		}
+	}
+}
+
+// open handles a message on a sealed topic: it is delivered or refused. It reports false for
+// one on a topic that is not sealed. The topic decides, never the content (spec 7.1).
+func (d *downPath) open(p *mqttparse.Publish) (sealed bool, err error) {
+	env, bad := crypto.ParseEnvelope(p.Payload)
+	if bad == nil {
+		if s := d.c.sess.opens.get(&env.Kid, p.Topic); s != nil && s.state == d.state {
+			return true, d.deliver(s, p, &env, false)
+		}
+	}
+	dec := d.decide(p.Topic)
+	switch {
+	case dec.Verdict != policy.Seal:
+		return false, nil
+	case bad != nil && !crypto.LooksSealed(p.Payload):
+		return true, d.refuse(p, downPlaintext)
+	case bad != nil:
+		return true, d.refuse(p, downForged)
+	}
+	group := dec.Group
+	key := d.state.Keys.Find(group, env.Kid.KeyID())
+	if key == nil {
+		if key, group, err = d.holdFor(p, group, env.Kid.KeyID()); err != nil {
+			return true, err
+		}
+		if key == nil {
+			return true, d.refuse(p, downUnknownKey)
+		}
+	}
+	s, fresh, err := d.stream(p.Topic, group, key, &env)
+	if err != nil {
+		return true, internalError(err)
+	}
+	return true, d.deliver(s, p, &env, fresh)
+}
+
+func (d *downPath) decide(topic []byte) policy.Decision {
+	if d.state.Table == nil || underPrefix(topic, d.c.g.cfg.ControlPrefix) {
+		return policy.Decision{Verdict: policy.Deny}
+	}
+	return d.state.Table.Receive(topic)
+}
+
+// stream gives the stream of an envelope: the one there is, if its group is still the
+// topic's, else a new one, which is not stored before it has authenticated a message.
+func (d *downPath) stream(topic []byte, group string, key *crypto.Key, env *crypto.Envelope) (s *openStream, fresh bool, err error) {
+	t := &d.c.sess.opens
+	if s = t.get(&env.Kid, topic); s != nil && s.group == group && s.key.Epoch == key.Epoch {
+		s.state, s.key = d.state, key
+		return s, false, nil
+	}
+	name := string(topic)
+	open, err := crypto.NewOpenStream(key.Secret, group, name, env.Kid.StreamID())
+	if err != nil {
+		return nil, false, fmt.Errorf("opening a stream of group %q: %w", group, err)
+	}
+	made := &openStream{id: openKey{env.Kid, name}, group: group, state: d.state, key: key, open: open}
+	if s != nil {
+		made.window = s.window
+	} else if highest, evicted := t.floors[env.Kid]; evicted {
+		made.window.Resume(highest)
+	}
+	return made, true, nil
+}
+
+// keep stores a stream that has authenticated its first message.
+func (d *downPath) keep(s *openStream) {
+	t, g := &d.c.sess.opens, d.c.g
+	if old := t.m[s.id]; old != nil {
+		t.remove(old)
+		g.streams.Add(-1)
+	}
+	full := g.streams.Load() >= int64(g.cfg.MaxStreams)
+	if full && g.store.shed() {
+		full = false
+	}
+	if t.n >= perSession || full && t.n >= minStreams {
+		t.evict(d.state.Keys)
+		g.streams.Add(-1)
+	}
+	t.add(s)
+	g.streams.Add(1)
+}
+
+// deliver opens a message straight into the output; if it authenticates and is new to this
+// session it stays there. fresh says that s is not stored yet.
+func (d *downPath) deliver(s *openStream, p *mqttparse.Publish, env *crypto.Envelope, fresh bool) error {
+	if s.key.NotAfter != 0 && s.key.Expired(d.clock()) {
+		return d.refuse(p, downExpired)
+	}
+	outer := p.Properties
+	if len(outer) > 0 {
+		d.props.split(outer)
+		outer = d.props.outer // content properties outside the envelope are nobody's word
+	}
+	start, err := d.openInto(s, p, outer, env)
+	if err != nil {
+		if errors.Is(err, crypto.ErrForged) || errors.Is(err, crypto.ErrInner) || errors.Is(err, crypto.ErrKid) {
+			return d.refuse(p, downForged)
+		}
+		return err
+	}
+	if fresh {
+		d.keep(s)
+	}
+	v := d.judge(s, p, env)
+	if v != downOpen {
+		d.out.b = d.out.b[:start]
+		return d.refuse(p, v)
+	}
+	d.tally.add(downOpen)
+	return nil
+}
+
+// openInto appends the opened message: header, then the inner plaintext right where the
+// payload belongs. An inner plaintext begins with the length of its properties. In MQTT 5
+// the header ends with just that; before, that byte covers the last one of the header, which is
+// put back. Only properties on both sides, or for a receiver that has none, make a copy.
+func (d *downPath) openInto(s *openStream, p *mqttparse.Publish, outer []byte, env *crypto.Envelope) (start int, err error) {
+	const tag = 16
+	v := d.c.version
+	inner := len(env.Ciphertext) - tag
+	head := *p
+	head.Properties = nil
+	if err := d.reserve(mqttparse.PublishLen(v, &head, inner-1) + len(outer) + 8); err != nil {
+		return 0, err
+	}
+	start = len(d.out.b)
+	out := mqttparse.AppendPublishHeader(d.out.b, v, &head, inner-1)
+	if out == nil {
+		return 0, crypto.ErrForged
+	}
+	at := len(out) - 1
+	last := out[at]
+	out, err = s.open.Open(out[:at], env)
+	if err != nil {
+		return 0, err
+	}
+	props, payload, err := crypto.SplitInner(out[at:])
+	switch {
+	case err != nil:
+		return 0, err
+	case len(props) == 0 && len(outer) == 0:
+		out[at] = last // in MQTT 5 it is the same zero
+	case len(props) > 0 && !contentOnly(props):
+		return 0, crypto.ErrInner
+	case v == mqttparse.V5 && len(outer) == 0:
+	default:
+		out = d.rebuild(out, start, &head, outer, props, payload)
+	}
+	d.out.b = out
+	return start, nil
+}
+
+// rebuild writes the opened message again, with the properties of both sides, the inner in
+// place of the outer: or with none for a receiver before MQTT 5.
+func (d *downPath) rebuild(out []byte, start int, head *mqttparse.Publish, outer, props, payload []byte) []byte {
+	head.Properties = nil
+	if d.c.version == mqttparse.V5 {
+		head.Properties = append(append(make([]byte, 0, len(outer)+len(props)), outer...), props...)
+	}
+	content := append([]byte(nil), payload...)
+	out = mqttparse.AppendPublishHeader(out[:start], d.c.version, head, len(content))
+	return append(out, content...)
+}
+
+// judge says whether an authentic message is new to this session, and if so remembers it:
+// for QoS 0 at once, else when the device acknowledges it (F8). A message with RETAIN never
+// moves the window: the flag is not authenticated.
+func (d *downPath) judge(s *openStream, p *mqttparse.Publish, env *crypto.Envelope) verdict {
+	d.catchUp()
+	seq := env.Seq
+	if p.Retain {
+		if highest, any := s.window.Highest(); any && seq < highest {
+			return downStale
+		}
+		return d.track(p, dueRecord{stream: s, seq: seq, tag: env.Tag(), counted: true})
+	}
+	switch s.window.Check(seq) {
+	case crypto.Duplicate:
+		if !d.again(p, s, env) {
+			return downDuplicate
+		}
+		return downOpen // QoS 2 and the device still has the packet id: it knows what to do
+	case crypto.TooOld:
+		return downReplayed
+	}
+	if p.QoS == 0 {
+		d.commit(s, seq)
+		return downOpen
+	}
+	return d.track(p, dueRecord{stream: s, seq: seq, tag: env.Tag()})
+}
+
+// track remembers a message until the device has acknowledged it. Without room the window
+// commits at once.
+func (d *downPath) track(p *mqttparse.Publish, r dueRecord) verdict {
+	if p.QoS > 0 && !d.expect(p.PacketID, r) && !p.Retain {
+		d.commit(r.stream, r.seq)
+	}
+	return downOpen
+}
+
+// again reports whether p is the QoS 2 message that the device has under this packet id.
+func (d *downPath) again(p *mqttparse.Publish, s *openStream, env *crypto.Envelope) bool {
+	if p.QoS != 2 {
+		return false
+	}
+	d.c.sess.mu.Lock()
+	defer d.c.sess.mu.Unlock()
+	r := d.c.sess.due.get(p.PacketID)
+	return r != nil && r.stream == s && r.seq == env.Seq && r.tag == env.Tag()
+}
+
+// catchUp commits what the device has acknowledged meanwhile.
+func (d *downPath) catchUp() {
+	s := d.c.sess
+	if !s.hasAcks.Load() {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.accepted {
+		d.commit(a.stream, a.seq)
+	}
+	s.accepted = s.accepted[:0]
+	s.hasAcks.Store(false)
+}
+
+// commit accepts a number and counts the messages missing before it.
+func (d *downPath) commit(s *openStream, seq uint64) {
+	if gap, gapped := s.window.Commit(seq); gapped {
+		d.gaps += gap.Len()
+	}
+}
+
+// clock reads the clock of Key.NotAfter once a batch.
+func (d *downPath) clock() time.Duration {
+	if d.now == 0 {
+		d.now = d.c.g.cfg.Now()
+	}
+	return d.now
+}

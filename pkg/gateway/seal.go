@@ -1,0 +1,247 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+
+	"sealgate/pkg/crypto"
+	"sealgate/pkg/mqttparse"
+)
+
+// sealStream is one topic of one client: the verdict for it and the stream under it. Both
+// hold as long as the State is the one they were made from.
+type sealStream struct {
+	topic string
+	state *State // the verdict is Seal under this one
+	group string
+	clear bool // a zero-length retained message passes as it is
+	key   *crypto.Key
+	seal  *crypto.SealStream
+
+	prev, next *sealStream // by use, the newest first
+}
+
+// sealStreams are the streams of one client, by topic. Its zero value is empty.
+type sealStreams struct {
+	m              map[string]*sealStream
+	n              int
+	newest, oldest *sealStream
+}
+
+// get finds the stream of a topic and makes it the newest. It does not allocate.
+func (t *sealStreams) get(topic []byte) *sealStream {
+	s := t.newest
+	if s == nil || s.topic == string(topic) {
+		return s
+	}
+	if s = t.m[string(topic)]; s != nil {
+		t.unlink(s)
+		t.link(s)
+	}
+	return s
+}
+
+func (t *sealStreams) add(s *sealStream) {
+	if t.m == nil {
+		t.m = make(map[string]*sealStream)
+	}
+	t.m[s.topic] = s
+	t.n++
+	t.link(s)
+}
+
+func (t *sealStreams) remove(s *sealStream) {
+	delete(t.m, s.topic)
+	t.n--
+	t.unlink(s)
+}
+
+func (t *sealStreams) link(s *sealStream) {
+	s.prev, s.next = nil, t.newest
+	if t.newest != nil {
+		t.newest.prev = s
+	} else {
+		t.oldest = s
+	}
+	t.newest = s
+}
+
+func (t *sealStreams) unlink(s *sealStream) {
+	if s.prev != nil {
+		s.prev.next = s.next
+	} else {
+		t.newest = s.next
+	}
+	if s.next != nil {
+		s.next.prev = s.prev
+	} else {
+		t.oldest = s.prev
+	}
+	s.prev, s.next = nil, nil
+}
+
+var errNoKey = errors.New("no key to seal under")
+
+// stream gives the stream to seal topic under, a topic of group: the one there is if its
+// send key is still the group's, else a new one. errNoKey means to wait for another State.
+func (u *upPath) stream(topic []byte, group string, clearable bool) (*sealStream, error) {
+	key := u.state.Keys.Send(group)
+	if key == nil {
+		return nil, errNoKey
+	}
+	t := &u.c.sess.seals
+	s := t.get(topic)
+	if s != nil && s.group == group && s.key.ID == key.ID && s.key.Epoch == key.Epoch {
+		s.state, s.clear, s.key = u.state, clearable, key
+		return s, nil
+	}
+	made, err := u.c.g.newSealStream(string(topic), group, key, false)
+	if err != nil {
+		return nil, err
+	}
+	made.state, made.clear = u.state, clearable
+	if s != nil {
+		t.remove(s)
+	} else {
+		u.makeRoom()
+		u.c.g.streams.Add(1)
+	}
+	t.add(made)
+	return made, nil
+}
+
+// makeRoom keeps the number of streams bounded: a client's oldest goes, or an idle session.
+// An evicted stream costs a new stream id later, and a start instead of a sequence.
+func (u *upPath) makeRoom() {
+	t, g := &u.c.sess.seals, u.c.g
+	full := g.streams.Load() >= int64(g.cfg.MaxStreams)
+	if full && g.store.shed() {
+		full = false
+	}
+	if t.n >= perClient || full && t.n >= minStreams {
+		t.remove(t.oldest)
+		g.streams.Add(-1)
+	}
+}
+
+func (g *Gateway) newSealStream(topic, group string, key *crypto.Key, will bool) (*sealStream, error) {
+	id, err := g.newStreamID(will)
+	if err != nil {
+		return nil, err
+	}
+	seal, err := crypto.NewSealStream(key.Secret, group, topic, id)
+	if err != nil {
+		return nil, fmt.Errorf("starting a stream of group %q: %w", group, err)
+	}
+	return &sealStream{topic: topic, group: group, key: key, seal: seal}, nil
+}
+
+// seal puts a message on a sealed topic into the output: header, and the envelope in place
+// of the payload. p's properties are those that stay outside.
+func (u *upPath) seal(s *sealStream, p *mqttparse.Publish, inner []byte) error {
+	if p.QoS > 0 {
+		return u.sealRecorded(s, p, inner)
+	}
+	size := s.seal.Len(crypto.InnerLen(len(inner), len(p.Payload)))
+	start, err := u.header(p, size)
+	if err != nil {
+		return err
+	}
+	out, _, err := s.seal.Seal(u.out.b, inner, p.Payload)
+	return u.sealed(out, start, err)
+}
+
+// sealRecorded seals a QoS 1 or 2 message, so that the same message sent again, with DUP or
+// just under the packet id of one that is still in flight, becomes the same bytes (F1).
+func (u *upPath) sealRecorded(s *sealStream, p *mqttparse.Publish, inner []byte) error {
+	sess := u.c.sess
+	sess.mu.Lock()
+	var rec sentRecord
+	if r := sess.sent.get(p.PacketID); r != nil {
+		rec = *r
+	}
+	sess.mu.Unlock()
+	if rec.stream != nil && rec.stream.continues(s) {
+		done, err := u.reseal(&rec, p, inner)
+		if done || err != nil {
+			return err
+		}
+	}
+	size := s.seal.Len(crypto.InnerLen(len(inner), len(p.Payload)))
+	start, err := u.header(p, size)
+	if err != nil {
+		return err
+	}
+	out, record, err := s.seal.SealRecorded(u.out.b, inner, p.Payload)
+	if err := u.sealed(out, start, err); err != nil {
+		return err
+	}
+	u.remember(p.PacketID, sentRecord{stream: s, record: record})
+	return nil
+}
+
+// remember keeps the record for re-sending. Without room there is none, and the message
+// sent again gets a fresh number.
+func (u *upPath) remember(id uint16, r sentRecord) {
+	sess := u.c.sess
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	if !sess.sent.put(id, r, &u.c.g.memory, sentSize) {
+		sess.sent.remove(id)
+	}
+}
+
+// continues reports whether a message of r may go out again under r now that its topic's
+// stream is s: the same topic and group, and no revocation or new generation in between.
+func (r *sealStream) continues(s *sealStream) bool {
+	return r == s || r.topic == s.topic && r.group == s.group &&
+		r.key.Epoch.PolicyVersion == s.key.Epoch.PolicyVersion && r.key.Epoch.Generation == s.key.Epoch.Generation
+}
+
+// reseal puts the message into the output as it was sealed before. It reports false if
+// it is another message that reuses the packet id.
+func (u *upPath) reseal(rec *sentRecord, p *mqttparse.Publish, inner []byte) (done bool, err error) {
+	size := rec.stream.seal.LenAt(rec.record.Seq(), crypto.InnerLen(len(inner), len(p.Payload)))
+	start, err := u.header(p, size)
+	if err != nil {
+		return false, err
+	}
+	out, err := rec.stream.seal.Reseal(u.out.b, rec.record, inner, p.Payload)
+	if err != nil {
+		u.out.b = u.out.b[:start]
+		return false, nil // crypto.ErrNotIdentical: seal it afresh
+	}
+	u.out.b = out
+	u.tally.add(upResend)
+	if rec.old {
+		rec.old = false
+		u.remember(p.PacketID, *rec) // of this connection now
+	}
+	return true, nil
+}
+
+// header appends a PUBLISH header for a payload of size bytes, with room for the payload, and
+// returns where in the output it starts.
+func (u *upPath) header(p *mqttparse.Publish, size int) (start int, err error) {
+	if err := u.reserve(mqttparse.PublishLen(u.c.version, p, size)); err != nil {
+		return 0, err
+	}
+	start = len(u.out.b)
+	out := mqttparse.AppendPublishHeader(u.out.b, u.c.version, p, size)
+	if out == nil {
+		return 0, refuse(refusedTooLarge, 0x95, "a message does not fit an MQTT packet")
+	}
+	u.out.b = out
+	return start, nil
+}
+
+// sealed ends a seal: the message counts, or its header goes again.
+func (u *upPath) sealed(out []byte, start int, err error) error {
+	if err != nil {
+		u.out.b = u.out.b[:start]
+		return err
+	}
+	u.out.b = out
+	u.tally.add(upSeal)
+	return nil
+}

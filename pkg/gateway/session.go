@@ -1,0 +1,210 @@
+package gateway
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"sealgate/pkg/crypto"
+)
+
+// session is what outlives a connection: the streams of one client id at one broker, and
+// the records of messages in flight. It belongs to one connection at a time.
+type session struct {
+	key sessionKey
+
+	seals sealStreams // owned by the direction device -> broker
+	opens openStreams // owned by the direction broker -> device
+
+	// What crosses the directions. No lock of it is shared between connections, and QoS 0
+	// messages do not take it.
+	mu       sync.Mutex          // guards sent, due and accepted
+	sent     idTable[sentRecord] // device's QoS 1 and 2 messages that the broker has not acknowledged
+	due      idTable[dueRecord]  // broker's QoS 1 and 2 messages that the device has not acknowledged
+	accepted []acceptance        // what the device acknowledged and the windows do not know yet
+	hasDue   atomic.Bool         // due is not empty
+	hasAcks  atomic.Bool         // accepted is not empty
+}
+
+// sentRecord makes the re-sent message the same bytes as the first time (F1).
+type sentRecord struct {
+	stream *sealStream
+	record crypto.Resend
+	old    bool // of a connection before this one
+}
+
+// dueRecord is a message that was forwarded, or refused, and whose handshake is not over.
+type dueRecord struct {
+	stream  *openStream // nil: refused; we answer the broker ourselves
+	seq     uint64
+	tag     uint32
+	counted bool // QoS 2: the device has it (PUBREC); only PUBCOMP is missing
+}
+
+type acceptance struct {
+	stream *openStream
+	seq    uint64
+}
+
+const (
+	sentSize = int(unsafe.Sizeof(idSlot[sentRecord]{}))
+	dueSize  = int(unsafe.Sizeof(idSlot[dueRecord]{}))
+)
+
+// forget drops the records of all messages in flight.
+func (s *session) forget(b *budget) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sent.clear(b)
+	s.due.clear(b)
+	s.hasDue.Store(false)
+}
+
+// lost drops what is remembered of earlier connections: the broker has no session for the
+// client. What this connection has sent already stays.
+func (s *session) lost(b *budget) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sent.keep(func(r *sentRecord) bool { return !r.old })
+	if s.sent.n == 0 {
+		s.sent.clear(b)
+	}
+	s.due.clear(b) // nothing has come on this connection before CONNACK
+	s.hasDue.Store(false)
+}
+
+// resumed reports whether there are records of an earlier connection.
+func (s *session) resumed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.sent.slots {
+		if s.sent.slots[i].id != 0 && s.sent.slots[i].v.old {
+			return true
+		}
+	}
+	return false
+}
+
+// settle makes the session ready to wait for its client's next connection.
+func (s *session) settle(b *budget) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.sent.slots {
+		s.sent.slots[i].v.old = true
+	}
+	if s.sent.n == 0 {
+		s.sent.clear(b)
+	}
+	if s.due.n == 0 {
+		s.due.clear(b)
+	}
+}
+
+// sessionKey names a client: the same id at two brokers is two clients.
+type sessionKey struct {
+	broker netip.AddrPort // that the device dialled
+	client string
+}
+
+// sessionStore keeps sessions between connections. A session is owned by exactly one
+// connection; a second one with the same client id (a takeover, which only the broker can
+// judge) gets a fresh session, which is kept in place of the first. Idle sessions are dropped
+// oldest first.
+type sessionStore struct {
+	g  *Gateway
+	mu sync.Mutex // guards what follows
+	m  map[sessionKey]*storedSession
+	// idle sessions, a ring with this as its anchor: next is the newest
+	anchor storedSession
+	idle   int
+}
+
+type storedSession struct {
+	session    *session
+	owned      bool
+	prev, next *storedSession // in the ring while not owned
+}
+
+func (t *sessionStore) init(g *Gateway) {
+	t.g, t.m = g, make(map[sessionKey]*storedSession)
+	t.anchor.prev, t.anchor.next = &t.anchor, &t.anchor
+}
+
+// take gives a connection the session of its client: the stored one if it is idle, else a
+// new one. A client without an id always gets a new one that is not stored.
+func (t *sessionStore) take(key sessionKey) *session {
+	fresh := &session{key: key}
+	if key.client == "" {
+		return fresh
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.m[key]
+	if e == nil || e.owned {
+		t.m[key] = &storedSession{session: fresh, owned: true}
+		return fresh
+	}
+	t.unlink(e)
+	e.owned = true
+	return e.session
+}
+
+// put gives a session back when its connection has ended. One that was taken over is dropped.
+func (t *sessionStore) put(s *session) {
+	s.settle(&t.g.memory)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.m[s.key]
+	switch {
+	case e == nil || e.session != s:
+		t.discard(s)
+		return
+	case s.seals.n == 0 && s.opens.n == 0 && s.sent.n == 0 && s.due.n == 0:
+		delete(t.m, s.key)
+		return
+	}
+	e.owned = false
+	e.prev, e.next = &t.anchor, t.anchor.next
+	e.prev.next, e.next.prev = e, e
+	if t.idle++; t.idle > t.g.cfg.MaxConnections {
+		t.dropOldest()
+	}
+}
+
+// shed drops the oldest idle session to make room for streams and reports whether there was one.
+func (t *sessionStore) shed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.idle == 0 {
+		return false
+	}
+	t.dropOldest()
+	return true
+}
+
+func (t *sessionStore) dropOldest() {
+	e := t.anchor.prev
+	t.unlink(e)
+	delete(t.m, e.session.key)
+	t.discard(e.session)
+}
+
+func (t *sessionStore) unlink(e *storedSession) {
+	e.prev.next, e.next.prev = e.next, e.prev
+	e.prev, e.next = nil, nil
+	t.idle--
+}
+
+// discard gives back what a session was charged for.
+func (t *sessionStore) discard(s *session) {
+	s.forget(&t.g.memory)
+	t.g.streams.Add(-int64(s.seals.n + s.opens.n))
+}
+
+// len is the number of idle sessions.
+func (t *sessionStore) len() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.idle
+}

@@ -1,0 +1,53 @@
+package gateway
+
+import (
+	"io"
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// readFD reads once from a non-blocking socket; the end is io.EOF.
+func readFD(fd int, p []byte) (int, error) {
+	for {
+		n, err := unix.Read(fd, p)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return 0, err
+		case n == 0:
+			return 0, io.EOF
+		}
+		return n, nil
+	}
+}
+
+// bootTime is CLOCK_BOOTTIME: it also runs while the machine sleeps, and nobody sets it.
+func bootTime() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0 // no kernel that Go runs on lacks it
+	}
+	return time.Duration(ts.Nano())
+}
+
+// watchPeer makes the kernel notice that a device has vanished: keep-alive probes while it
+// is silent, and a limit on unacknowledged data while we send. MQTT's own keep-alive is the
+// broker's business. All of it is best effort.
+func watchPeer(c net.Conn) {
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4})
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return
+	}
+	const twoMinutes = 120_000 // milliseconds
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, twoMinutes)
+	})
+}

@@ -1,0 +1,109 @@
+package gateway
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// Status is what /status shows of the data plane.
+type Status struct {
+	Ready        bool                         `json:"ready"` // there are a policy and keys
+	Connections  int                          `json:"connections"`
+	Streams      int                          `json:"streams"`
+	IdleSessions int                          `json:"idle_sessions"`
+	Messages     map[string]map[string]uint64 `json:"messages"` // by direction and verdict
+	Bytes        map[string]uint64            `json:"bytes"`    // by direction
+	Gaps         uint64                       `json:"gap_messages"`
+	Refused      map[string]uint64            `json:"refused"`       // connections, by reason
+	UplinkErrors map[string]uint64            `json:"uplink_errors"` // by reason
+	Epochs       map[string]EpochStatus       `json:"epochs"`        // by group
+	Devices      []DeviceStatus               `json:"devices"`       // at most 256, the longest connected first
+}
+
+// EpochStatus is the epoch that a group's messages are sealed under.
+type EpochStatus struct {
+	Epoch string `json:"epoch"` // policy version.generation.number
+	Key   string `json:"key"`   // key id, hex
+	Age   int64  `json:"age_seconds"`
+}
+
+// DeviceStatus is one connection. Addresses are the device's and the one that it dialled.
+type DeviceStatus struct {
+	Client  string `json:"client"`
+	Device  string `json:"device"`
+	Broker  string `json:"broker"`
+	Version string `json:"version"`
+	Seconds int64  `json:"seconds"` // connected
+	Up      uint64 `json:"up"`      // messages forwarded
+	Down    uint64 `json:"down"`
+	Refused uint64 `json:"refused"`
+}
+
+// Metrics gives the counters.
+func (g *Gateway) Metrics() *Metrics { return g.metrics }
+
+func (g *Gateway) connections() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.conns)
+}
+
+// Status takes a snapshot for people and for sealctl.
+func (g *Gateway) Status() Status {
+	m := g.metrics
+	s := Status{
+		Ready:        g.Ready(),
+		Streams:      int(g.streams.Load()),
+		IdleSessions: g.store.len(),
+		Messages:     map[string]map[string]uint64{"up": {}, "down": {}},
+		Bytes:        m.labelled("sealgate_bytes_total"),
+		Gaps:         m.gaps.Get(),
+		Refused:      m.labelled("sealgate_refused_total"),
+		UplinkErrors: m.labelled("sealgate_uplink_errors_total"),
+		Epochs:       g.epochStatus(),
+	}
+	for v, w := range verdictWords {
+		s.Messages[w.direction][w.verdict] = m.messages[v].Get()
+	}
+	s.Connections, s.Devices = g.devices()
+	return s
+}
+
+func (g *Gateway) epochStatus() map[string]EpochStatus {
+	out := make(map[string]EpochStatus)
+	keys := g.state.Load().Keys
+	g.metrics.epochs.mu.Lock()
+	defer g.metrics.epochs.mu.Unlock()
+	for _, name := range keys.Groups() {
+		if k := keys.Send(name); k != nil {
+			age := time.Since(g.metrics.epochs.m[name].since)
+			out[name] = EpochStatus{Epoch: k.Epoch.String(), Key: k.ID.String(), Age: int64(age.Seconds())}
+		}
+	}
+	return out
+}
+
+func (g *Gateway) devices() (int, []DeviceStatus) {
+	g.mu.Lock()
+	n := len(g.conns)
+	conns := make([]*conn, 0, n)
+	for c := range g.conns {
+		if c.running.Load() {
+			conns = append(conns, c)
+		}
+	}
+	g.mu.Unlock()
+	slices.SortFunc(conns, func(a, b *conn) int {
+		return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.client, b.client))
+	})
+	out := []DeviceStatus{}
+	for _, c := range conns[:min(len(conns), statusMax)] {
+		out = append(out, DeviceStatus{
+			Client: c.client, Device: c.from.String(), Broker: c.dst.String(), Version: c.version.String(),
+			Seconds: int64(time.Since(c.since).Seconds()),
+			Up:      c.messages[0].Load(), Down: c.messages[1].Load(), Refused: c.refusedMsg.Load(),
+		})
+	}
+	return n, out
+}
