@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/BurntSushi/toml"
@@ -83,11 +84,19 @@ func Decode(name string, b []byte, v any) (*File, error) {
 
 func (f *File) syntax(err error) Problem {
 	var parse toml.ParseError
-	if !errors.As(err, &parse) {
-		return Problem{File: f.name, Text: strings.TrimPrefix(err.Error(), "toml: ")}
+	if errors.As(err, &parse) {
+		return Problem{f.name, parse.Position.Line, parse.LastKey, friendly(parse.Message)}
 	}
-	return Problem{f.name, parse.Position.Line, parse.LastKey, friendly(parse.Message)}
+	// Values of a wrong type are reported as text only: line 3 (last key "count"): ...
+	text := strings.TrimPrefix(err.Error(), "toml: ")
+	if m := placed.FindStringSubmatch(text); m != nil {
+		line, _ := strconv.Atoi(m[1])
+		return Problem{f.name, line, m[2], friendly(m[3])}
+	}
+	return Problem{File: f.name, Text: friendly(text)}
 }
+
+var placed = regexp.MustCompile(`(?s)^line (\d+)(?: \(last key "([^"]*)"\))?: (.*)$`)
 
 var types = regexp.MustCompile(`incompatible types: TOML value has type (\S+); destination has type (\S+)`)
 
