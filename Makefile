@@ -51,11 +51,13 @@ demo: build ## the main job, from an unmodified publisher through a broker that 
 	@SEALGATE_BIN=$(BIN) $(GO) run ./test/demo
 
 .PHONY: test
-test: setup build ## all tests
+test: setup build ## all tests, and the test vectors once more with the implementation in Python
+	@if [ -n "$(REQUIRE)" ] || /usr/bin/python3 -c 'import cbor2, cryptography' 2>/dev/null; \
+		then /usr/bin/python3 -B test/vectors/check.py; else echo "Without python3-cbor2 and python3-cryptography: the second implementation is left out."; fi
 	SEALGATE_BIN=$(BIN) SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -timeout 15m -p 2 ./...
 
 .PHONY: check
-check: fmt vet staticcheck vulncheck race ## gofmt, go vet, staticcheck, govulncheck, and the tests of the packages under the race detector
+check: fmt vet staticcheck vulncheck objects race ## gofmt, go vet, staticcheck, govulncheck, the BPF objects, and the packages' tests under the race detector
 
 .PHONY: fmt
 fmt:
@@ -79,6 +81,16 @@ vulncheck:
 		echo "The vulnerability database cannot be reached from here: known vulnerabilities were NOT looked for."; \
 	else cat $$tmp/out; exit 1; fi
 
+# The committed BPF objects are what their source compiles to.
+.PHONY: objects
+objects:
+	@if ! command -v clang-14 >/dev/null 2>&1; then \
+		if [ -n "$(REQUIRE)" ]; then echo "clang-14 is missing: the BPF objects cannot be compared with their source"; exit 1; fi; \
+		echo "Without clang-14: the BPF objects are not compared with their source."; exit 0; fi; \
+	tmp=$$(mktemp -d); trap 'rm -rf $$tmp' EXIT; OUT=$$tmp sh bpf/generate.sh >/dev/null || exit 1; \
+	for f in $$tmp/*; do cmp $$f bpf/$$(basename $$f) || { echo "run make generate and commit bpf/"; exit 1; }; done; \
+	echo "The BPF objects are what their source compiles to."
+
 .PHONY: race
 race:
 	CGO_ENABLED=1 SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -race -short -timeout 15m -p 2 ./pkg/... ./cmd/... ./bpf/...
@@ -97,8 +109,9 @@ fuzz: ## every fuzz target for FUZZTIME (5s)
 	done
 
 .PHONY: vectors
-vectors: ## write test/vectors anew
-	$(GO) generate ./test/vectors/...
+vectors: ## write test/vectors anew, and check them with the implementation in Python
+	$(GO) test ./pkg/crypto -run '^TestVectors' -update
+	/usr/bin/python3 -B test/vectors/check.py
 
 .PHONY: clean
 clean: ## remove what was built

@@ -19,7 +19,7 @@ if [ "${1:-}" != demo ]; then
 	need iptables iptables
 	need tcpdump tcpdump
 	need gcc gcc
-	need clang clang
+	need clang-14 clang-14
 	need llvm-strip llvm
 	[ -x /usr/bin/python3 ] || missing="$missing python3"
 	/usr/bin/python3 -c 'import cbor2' >/dev/null 2>&1 || missing="$missing python3-cbor2"
