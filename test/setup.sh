@@ -5,9 +5,12 @@
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
 
-missing=
+missing= wanted=
 need() { # need PROGRAM PACKAGE
 	command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
+}
+want() { # want PROGRAM PACKAGE: not every release has it
+	command -v "$1" >/dev/null 2>&1 || wanted="$wanted $2"
 }
 need mosquitto mosquitto
 need mosquitto_pub mosquitto-clients
@@ -19,8 +22,8 @@ if [ "${1:-}" != demo ]; then
 	need iptables iptables
 	need tcpdump tcpdump
 	need gcc gcc
-	need clang-14 clang-14
-	need llvm-strip llvm
+	want clang-14 clang-14 # the compiler that the committed BPF objects are compared with
+	want llvm-strip-14 llvm-14
 	[ -x /usr/bin/python3 ] || missing="$missing python3"
 	/usr/bin/python3 -c 'import cbor2' >/dev/null 2>&1 || missing="$missing python3-cbor2"
 	/usr/bin/python3 -c 'import cryptography' >/dev/null 2>&1 || missing="$missing python3-cryptography"
@@ -28,19 +31,27 @@ if [ "${1:-}" != demo ]; then
 	[ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"
 fi
 
-[ -n "$missing" ] || exit 0
+[ -n "$missing$wanted" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-	echo "Not installed:$missing. What needs them is left out; \`sudo make setup\` installs them."
+	echo "Not installed:$missing$wanted. What needs them is left out; \`sudo make setup\` installs them."
 	exit 0
 fi
 
-echo "Installing$missing"
 export DEBIAN_FRONTEND=noninteractive
 export RUNLEVEL=1 # so that the packages' own services are not started
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
+echo "Installing what is missing:$missing$wanted"
+if ! apt-get update >"$log" 2>&1 </dev/null; then
+	tail -n 5 "$log"
+	echo "apt-get update failed; going on with the package lists that are there."
+fi
+for package in $wanted; do
+	if apt-cache show "$package" >/dev/null 2>&1; then missing="$missing $package"; else echo "This Debian has no $package: left out."; fi
+done
+[ -n "$missing" ] || exit 0
 # shellcheck disable=SC2086 # a list of packages
-if ! { apt-get update && apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1 </dev/null; then
+if ! apt-get install -y --no-install-recommends $missing >"$log" 2>&1 </dev/null; then
 	tail -n 20 "$log"
 	echo "apt-get could not install$missing"
 	exit 1
