@@ -54,8 +54,9 @@ type demo struct {
 func run(t lab.T) {
 	start := time.Now()
 	d := &demo{t: t, tools: findTools()}
-	d.headline()
-	if os.Geteuid() == 0 {
+	namespaces := lab.CanNamespace()
+	headline(namespaces)
+	if namespaces {
 		d.routed()
 	} else {
 		d.loopback()
@@ -80,9 +81,9 @@ func run(t lab.T) {
 	}
 }
 
-func (d *demo) headline() {
+func headline(namespaces bool) {
 	fmt.Print("\nSealgate: a plain publisher's message reaches a subscriber through a broker that cannot read it\n\n")
-	if os.Geteuid() == 0 {
+	if namespaces {
 		return
 	}
 	fmt.Print("  Not root: no network namespaces and no steering. The gateway listens on loopback like an ordinary proxy\n" +

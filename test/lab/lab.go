@@ -76,6 +76,9 @@ func FindTool(name string) (string, bool) {
 	return "", false
 }
 
+// CanNamespace reports whether this process may make network namespaces.
+func CanNamespace() bool { return os.Geteuid() == 0 && canUnshare() }
+
 // canUnshare tries to make a network namespace on a thread of its own, which ends with the attempt.
 func canUnshare() bool {
 	ok := make(chan bool)
