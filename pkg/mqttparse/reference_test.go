@@ -19,111 +19,131 @@ func (o outcome) String() string {
 	return fmt.Sprintf("%d packets %q, refusal %q, %d bytes left, %v", len(o.packets), o.packets, o.clause, o.left, o.version)
 }
 
+// model is what the reference knows of a connection.
+type model struct {
+	dir     Direction
+	version Version
+	opened  bool
+	ended   bool
+}
+
+func (m *model) pick(old, v5 string) string {
+	if m.version == V5 {
+		return v5
+	}
+	return old
+}
+
+// flows says who may send a packet: c the client, s the server, 5 both in MQTT 5 and otherwise the client.
+const flows = "-cs*****cscscs5*"
+
+func (m *model) mayFlow(t Type) bool {
+	switch flows[t] {
+	case 'c':
+		return m.dir == FromClient
+	case 's':
+		return m.dir == FromServer
+	case '5':
+		return m.dir == FromClient || m.version == V5
+	}
+	return t != 0
+}
+
+// order is the clause that a packet of type t breaks by coming now.
+func (m *model) order(t Type) string {
+	server5 := m.dir == FromServer && m.version == V5
+	switch {
+	case m.ended:
+		return m.pick("MQTT-3.14.4-2", "MQTT-3.14.4-1")
+	case t == 0:
+		return m.pick("section 2.2.1", "section 2.1.2")
+	case !m.opened && m.dir == FromClient && t != CONNECT:
+		return "MQTT-3.1.0-1"
+	case !m.opened && m.dir == FromServer && t != CONNACK && !(t == AUTH && server5):
+		return "MQTT-3.2.0-1"
+	case t == AUTH && m.version != V5, !m.mayFlow(t):
+		return m.pick("section 2.2.1", "section 2.1.2")
+	case m.opened && t == CONNECT:
+		return "MQTT-3.1.0-2"
+	case m.opened && t == CONNACK:
+		return m.pick("section 3.2", "MQTT-3.2.0-2")
+	}
+	return ""
+}
+
+// flags is the clause that the flags of a packet of type t break.
+func (m *model) flags(t Type, flags byte) string {
+	own := map[Type]string{PUBREL: "MQTT-3.6.1-1", SUBSCRIBE: "MQTT-3.8.1-1", UNSUBSCRIBE: "MQTT-3.10.1-1"}[t]
+	switch {
+	case t == PUBLISH && flags&6 == 6:
+		return "MQTT-3.3.1-4"
+	case t == PUBLISH && flags&14 == 8:
+		return "MQTT-3.3.1-2"
+	case t == PUBLISH, own == "" && flags == 0, own != "" && flags == 2, own != "" && flags == 10 && m.version == V31:
+		return ""
+	case own != "":
+		return own
+	}
+	return m.pick("MQTT-2.2.2-2", "MQTT-2.1.3-1")
+}
+
+// length decodes the Remaining Length by the standard's own algorithm. digits is 0 if it is cut off.
+func (m *model) length(b []byte) (size, digits int, clause string) {
+	for scale := 1; ; scale *= 128 {
+		if digits == 4 {
+			return 0, 0, m.pick("section 2.2.3", "MQTT-1.5.5-1")
+		}
+		if digits == len(b) {
+			return 0, 0, ""
+		}
+		c := int(b[digits])
+		size += c % 128 * scale
+		digits++
+		if c >= 128 {
+			continue
+		}
+		if c == 0 && digits > 1 {
+			clause = m.pick("section 2.2.3", "MQTT-1.5.5-1")
+		}
+		return size, digits, clause
+	}
+}
+
 // reference scans a stream that is there as a whole. It shares with Scanner the
 // check of whole bodies, and nothing of framing, order and state.
 func reference(tb testing.TB, d Direction, v Version, limit int, stream []byte) (o outcome) {
-	type rule struct{ client, server bool }
-	flow := map[Type]rule{
-		CONNECT: {true, false}, CONNACK: {false, true}, PUBLISH: {true, true}, PUBACK: {true, true}, PUBREC: {true, true},
-		PUBREL: {true, true}, PUBCOMP: {true, true}, SUBSCRIBE: {true, false}, SUBACK: {false, true}, UNSUBSCRIBE: {true, false},
-		UNSUBACK: {false, true}, PINGREQ: {true, false}, PINGRESP: {false, true}, DISCONNECT: {true, v == V5}, AUTH: {true, true},
+	m := model{dir: d}
+	if d == FromServer {
+		m.version = v
 	}
-	o.version = v
-	if d == FromClient {
-		o.version = 0
-	}
-	pick := func(old, v5 string) string {
-		if o.version == V5 {
-			return v5
-		}
-		return old
-	}
-	var before []Type
-	ended := false
+	defer func() { o.version = m.version }()
 	for len(stream) > 0 {
-		t, flags := Type(stream[0]>>4), stream[0]&15
-		bad := ""
-		opener := map[Direction]Type{FromClient: CONNECT, FromServer: CONNACK}[d]
-		opened := false
-		for _, b := range before {
-			opened = opened || b == opener
+		t := Type(stream[0] >> 4)
+		if o.clause = m.order(t); o.clause == "" {
+			o.clause = m.flags(t, stream[0]&15)
 		}
-		ok := flow[t].client
-		if d == FromServer {
-			ok = flow[t].server
-		}
-		reserved := byte(0)
-		if t == PUBREL || t == SUBSCRIBE || t == UNSUBSCRIBE {
-			reserved = 2
-		}
-		switch {
-		case ended:
-			bad = pick("MQTT-3.14.4-2", "MQTT-3.14.4-1")
-		case t == 0:
-			bad = pick("section 2.2.1", "section 2.1.2")
-		case !opened && d == FromClient && t != CONNECT:
-			bad = "MQTT-3.1.0-1"
-		case !opened && d == FromServer && t != CONNACK && !(t == AUTH && o.version == V5):
-			bad = "MQTT-3.2.0-1"
-		case t == AUTH && o.version != V5, !ok:
-			bad = pick("section 2.2.1", "section 2.1.2")
-		case opened && t == CONNECT:
-			bad = "MQTT-3.1.0-2"
-		case opened && t == CONNACK:
-			bad = pick("section 3.2", "MQTT-3.2.0-2")
-		case t == PUBLISH && flags&6 == 6:
-			bad = "MQTT-3.3.1-4"
-		case t == PUBLISH && flags&14 == 8:
-			bad = "MQTT-3.3.1-2"
-		case t == PUBLISH:
-		case reserved == 2 && o.version == V31 && flags == 10:
-		case flags != reserved:
-			bad = map[Type]string{PUBREL: "MQTT-3.6.1-1", SUBSCRIBE: "MQTT-3.8.1-1", UNSUBSCRIBE: "MQTT-3.10.1-1"}[t]
-			if bad == "" {
-				bad = pick("MQTT-2.2.2-2", "MQTT-2.1.3-1")
-			}
-		}
-		if bad != "" {
-			o.clause = bad
+		if o.clause != "" {
 			return o
 		}
-		digits, size := 0, 0
-		for scale := 1; ; scale *= 128 {
-			if digits == 4 {
-				o.clause = pick("section 2.2.3", "MQTT-1.5.5-1")
-				return o
-			}
-			if 1+digits >= len(stream) {
-				o.left = len(stream)
-				return o
-			}
-			c := int(stream[1+digits])
-			size += c % 128 * scale
-			digits++
-			if c < 128 {
-				break
-			}
-		}
-		if digits > 1 && stream[digits] == 0 {
-			o.clause = pick("section 2.2.3", "MQTT-1.5.5-1")
-			return o
-		}
+		size, digits, clause := m.length(stream[1:])
 		whole := 1 + digits + size
-		if whole > limit {
-			o.clause = pick("section 2.2.3", map[Direction]string{FromClient: "MQTT-3.2.2-15", FromServer: "MQTT-3.1.2-24"}[d])
-			return o
+		if clause == "" && digits > 0 && whole > limit {
+			clause = m.pick("section 2.2.3", map[Direction]string{FromClient: "MQTT-3.2.2-15", FromServer: "MQTT-3.1.2-24"}[d])
 		}
-		if whole > len(stream) {
-			o.left = len(stream)
+		if clause != "" || digits == 0 || whole > len(stream) {
+			o.clause, o.left = clause, len(stream)
+			if clause != "" {
+				o.left = 0
+			}
 			return o
 		}
 		f := Frame{Raw: stream[:whole], Body: stream[1+digits : whole], from: d}
-		if o.clause = bodyClause(tb, f, &o.version); o.clause != "" {
+		if o.clause = bodyClause(tb, f, &m.version); o.clause != "" {
 			return o
 		}
 		o.packets = append(o.packets, string(f.Raw))
-		before = append(before, t)
-		ended = t == DISCONNECT
+		m.opened = m.opened || t == CONNECT || t == CONNACK
+		m.ended = t == DISCONNECT
 		stream = stream[whole:]
 	}
 	return o
