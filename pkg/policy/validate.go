@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"sealgate/pkg/crypto"
 	"sealgate/pkg/topic"
 )
 
@@ -74,7 +75,7 @@ func groupKey(i int, key string) string { return fmt.Sprintf("group[%d].%s", i, 
 
 // validate checks all but what signing fills in: fleet, version and keepers may be missing.
 func (d *Document) validate(p *problems) {
-	if d.Fleet != "" && !ValidName(d.Fleet) {
+	if d.Fleet != "" && !crypto.ValidName(d.Fleet) {
 		p.add("fleet", "%q is not a name: %s", d.Fleet, nameRule)
 	}
 	if len(d.Groups) == 0 {
@@ -142,14 +143,14 @@ func (d *Document) validateRevocations(p *problems) {
 		return
 	}
 	for _, n := range d.RevokedNames {
-		if !ValidName(n) {
+		if !crypto.ValidName(n) {
 			p.add("revoked_names", "%q is not a member name: %s", n, nameRule)
 		}
 	}
 }
 
 func (g *Group) validate(i int, p *problems) {
-	if !ValidName(g.Name) {
+	if !crypto.ValidName(g.Name) {
 		p.add(groupKey(i, "name"), "%q is not a name: %s", g.Name, nameRule)
 	}
 	if len(g.Topics) == 0 {
@@ -193,7 +194,7 @@ func (g *Group) validateKeepers(i int, p *problems) {
 		p.add(groupKey(i, "keepers"), "%d keepers, at most %d allowed", len(g.Keepers), MaxKeepers)
 	}
 	for j, k := range g.Keepers {
-		if !ValidName(k) {
+		if !crypto.ValidName(k) {
 			p.add(groupKey(i, "keepers"), "%q is not a member name (patterns are not allowed here, their order is the rank): %s", k, nameRule)
 		}
 		if slices.Contains(g.Keepers[:j], k) {
@@ -207,7 +208,7 @@ func validatePatterns(key string, list []string, p *problems) {
 		p.add(key, "%d patterns, at most %d allowed", len(list), MaxPatterns)
 	}
 	for _, s := range list {
-		if !ValidName(strings.ReplaceAll(s, "*", "x")) {
+		if !crypto.ValidName(strings.ReplaceAll(s, "*", "x")) {
 			p.add(key, "%q is not a name pattern: names of members, '*' for any run of characters", s)
 		}
 	}
@@ -215,18 +216,6 @@ func validatePatterns(key string, list []string, p *problems) {
 
 const nameRule = "1 to 63 characters a-z 0-9 . _ -, the first a letter or digit"
 
-// ValidName reports whether s may name a fleet, a member or a group:
-// [a-z0-9][a-z0-9._-]{0,62}.
-func ValidName(s string) bool {
-	if len(s) == 0 || len(s) > maxName {
-		return false
-	}
-	for i := range len(s) {
-		c := s[i]
-		alnum := 'a' <= c && c <= 'z' || '0' <= c && c <= '9'
-		if !alnum && (i == 0 || c != '.' && c != '_' && c != '-') {
-			return false
-		}
-	}
-	return true
-}
+// ValidName reports whether s may name a fleet, a member or a group: the rule of
+// certificates, [crypto.ValidName].
+func ValidName(s string) bool { return crypto.ValidName(s) }
