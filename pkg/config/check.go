@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"sealgate/pkg/policy"
+	"sealgate/pkg/crypto"
 	"sealgate/pkg/strictoml"
 	"sealgate/pkg/topic"
 )
@@ -42,7 +42,7 @@ func (c *checker) config(name string, raw *file) *Config {
 	switch {
 	case raw.Fleet == "":
 		c.Add("fleet", "missing: the name that `sealctl fleet init` was given")
-	case !policy.ValidName(raw.Fleet):
+	case !crypto.ValidName(raw.Fleet):
 		c.Add("fleet", "%q is not a fleet name: 1 to 63 characters a-z 0-9 . _ -, the first a letter or digit", raw.Fleet)
 	}
 	if raw.Identity == "" {

@@ -1,0 +1,190 @@
+// Package daemon is controld: one member of the fleet on the control broker, and the socket
+// on which gatewayd gets its policy and payload secrets. It holds the identity key and
+// the key-encryption keys, and meets no device's traffic. Without a gatewayd it is a keeper
+// that runs alone.
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"sealgate/cmd/internal/cmdenv"
+	"sealgate/pkg/config"
+	"sealgate/pkg/crypto"
+	"sealgate/pkg/keylink"
+	"sealgate/pkg/member"
+	"sealgate/pkg/policy"
+	"sealgate/pkg/session"
+)
+
+const usage = `controld: the control plane of a Sealgate gateway, or a keeper that runs alone
+Usage: controld -config FILE [-check] [-log-format text|json] [-version]`
+
+// Main runs controld until env.Ctx ends and returns the exit code.
+func Main(env cmdenv.Env) int {
+	fs := env.Flags("controld", usage)
+	file := fs.String("config", config.DefaultPath, "configuration `file`")
+	check := fs.Bool("check", false, "check the configuration and the files it names, and exit")
+	format := fs.String("log-format", "text", "log as text or json")
+	version := fs.Bool("version", false, "print the version and exit")
+	if code, done := env.Parse(fs); done {
+		return code
+	}
+	if *version {
+		fmt.Fprintln(env.Stdout, "controld", cmdenv.Version())
+		return cmdenv.OK
+	}
+	log, err := env.Logger(*format)
+	if err != nil {
+		env.Errorf("controld: %v", err)
+		return cmdenv.Usage
+	}
+	cfg, err := config.Load(*file, config.Controller)
+	if err != nil {
+		env.Errorf("%v", err)
+		return cmdenv.Usage
+	}
+	if *check {
+		return runCheck(env, cfg)
+	}
+	if err := run(env, cfg, log); err != nil {
+		env.Errorf("controld: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+		return cmdenv.Failed
+	}
+	return cmdenv.OK
+}
+
+func runCheck(env cmdenv.Env, cfg *config.Config) int {
+	err := cfg.CheckFiles(config.Controller)
+	if err == nil {
+		_, err = load(cfg)
+	}
+	if err != nil {
+		env.Errorf("%v", err)
+		return cmdenv.Usage
+	}
+	fmt.Fprintf(env.Stdout, "%s: ok\n", cfg.File)
+	return cmdenv.OK
+}
+
+// load reads everything that the member needs from the files that cfg names.
+func load(cfg *config.Config) (member.Config, error) {
+	id, trust, signed, err := member.LoadIdentity(cfg.Identity)
+	if err != nil {
+		return member.Config{}, err
+	}
+	self := id.Member()
+	if self.Fleet != cfg.Fleet {
+		return member.Config{}, fmt.Errorf("identity %s belongs to fleet %q, but fleet = %q in %s: correct one of them", cfg.Identity, self.Fleet, cfg.Fleet, cfg.File)
+	}
+	if self.Role != crypto.RoleGateway && self.Role != crypto.RoleKeeper {
+		return member.Config{}, fmt.Errorf("identity %s has role %s; controld runs as gateway or keeper: enrol one with `sealctl fleet add --role gateway`", cfg.Identity, self.Role)
+	}
+	conf, err := tlsConfig(cfg)
+	if err != nil {
+		return member.Config{}, err
+	}
+	password, err := cfg.Control.Password()
+	if err != nil {
+		return member.Config{}, fmt.Errorf("control.password_file: %w", err)
+	}
+	return member.Config{
+		Identity: id, Trust: trust, Policy: signed,
+		Broker: cfg.Control.Broker, TLS: conf, Username: cfg.Control.Username, Password: password,
+		Prefix: cfg.Control.Prefix, StateDir: filepath.Join(cfg.State, "controld"),
+	}, nil
+}
+
+func tlsConfig(cfg *config.Config) (*tls.Config, error) {
+	conf, err := session.TLSFiles(cfg.Control.CA, cfg.Control.Cert, cfg.Control.Key)
+	if err != nil {
+		return nil, fmt.Errorf("[control] in %s: %w", cfg.File, err)
+	}
+	conf.ServerName = cfg.Control.ServerName
+	return conf, nil
+}
+
+// daemon is a running controld.
+type daemon struct {
+	cfg    *config.Config
+	log    *slog.Logger
+	trust  *crypto.Trust
+	member *member.Member
+	server *keylink.Server
+	gate   gatewayReport
+}
+
+func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) error {
+	mc, err := load(cfg)
+	if err != nil {
+		return err
+	}
+	mc.Log = log
+	d := &daemon{cfg: cfg, log: log, trust: mc.Trust}
+	ctx, cancel := context.WithCancel(env.Ctx)
+	defer cancel()
+	d.server, err = keylink.Listen(cfg.Keylink, d.options())
+	if err != nil {
+		return err
+	}
+	defer d.server.Close()
+	// Nobody is answered before Serve, so what answers may count on the member.
+	if d.member, err = member.Start(ctx, mc); err != nil {
+		return err
+	}
+	log.Info("controld runs", "member", mc.Identity.Member().String(), "broker", cfg.Control.Broker, "keylink", cfg.Keylink, "version", cmdenv.Version())
+	served := make(chan error, 1)
+	go func() { served <- d.server.Serve(ctx) }()
+	go d.reloads(ctx, env.Hangups())
+	d.publish(ctx)
+	cancel()
+	err = errors.Join(<-served, d.member.Close())
+	log.Info("controld ended")
+	return err
+}
+
+// reloads follows SIGHUP: a newer policy.cose in the identity directory is followed. All
+// else in the configuration needs a restart, which costs gatewayd nothing.
+func (d *daemon) reloads(ctx context.Context, hangups <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+			if err := d.reload(ctx); err != nil {
+				d.log.Error("reload refused, going on as before", "error", err)
+			}
+		}
+	}
+}
+
+func (d *daemon) reload(ctx context.Context) error {
+	if _, err := config.Load(d.cfg.File, config.Controller); err != nil {
+		return err
+	}
+	path := filepath.Join(d.cfg.Identity, member.PolicyFile)
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("policy: %w", err)
+	}
+	signed, err := policy.Verify(d.trust, raw, d.member.Now().Wall)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	var version uint64
+	if now := d.member.State().Policy; now != nil {
+		version = now.Document.Version
+	}
+	if signed.Document.Version <= version {
+		d.log.Info("reload: the policy in force is not older; other changes of the configuration need a restart", "file", path, "version", signed.Document.Version, "in_force", version)
+		return nil
+	}
+	d.log.Info("reload: following a newer policy", "file", path, "version", signed.Document.Version)
+	return d.member.OfferPolicy(ctx, raw)
+}
