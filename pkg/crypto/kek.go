@@ -89,9 +89,6 @@ func (w *Wrap) ID() KeyID { return KeyID(w.Commitment[:4]) }
 
 // Wrap wraps s under the epoch's KEK with a salt from rand.
 func (k *KEK) Wrap(rand io.Reader, s *PayloadSecret, c WrapContext) (w Wrap, err error) {
-	if s == nil {
-		return Wrap{}, fmt.Errorf("wrapping the payload secret of epoch %d: %w", c.Number, ErrErased)
-	}
 	plain, err := s.key()
 	if err != nil {
 		return Wrap{}, fmt.Errorf("wrapping the payload secret of epoch %d: %w", c.Number, err)

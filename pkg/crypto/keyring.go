@@ -82,8 +82,8 @@ func newGroupKeys(name string, keys []Key) (*groupKeys, error) {
 	slices.SortFunc(g.keys, func(a, b Key) int { return b.Compare(&a) })
 	for i := range g.keys {
 		k := &g.keys[i]
-		if _, err := k.Secret.key(); k.Secret == nil || err != nil {
-			return nil, fmt.Errorf("key %v: %w", k.ID, ErrErased)
+		if _, err := k.Secret.key(); err != nil {
+			return nil, fmt.Errorf("key %v: %w", k.ID, err)
 		}
 		if k.ID != KeyIDOf(k.Secret, name) {
 			return nil, fmt.Errorf("key %v: its secret has the id %v: it belongs to another group, or the key's record is damaged", k.ID, KeyIDOf(k.Secret, name))

@@ -125,7 +125,19 @@ func (s *PayloadSecret) Bytes() []byte {
 }
 
 // Erase overwrites the secret; it is unusable afterwards.
-func (s *PayloadSecret) Erase() { s.erase() }
+func (s *PayloadSecret) Erase() {
+	if s != nil {
+		s.erase()
+	}
+}
+
+// key is the embedded secret's, safe for a nil s.
+func (s *PayloadSecret) key() ([]byte, error) {
+	if s == nil {
+		return nil, ErrErased
+	}
+	return s.secret.key()
+}
 
 // Equal compares two secrets in constant time. An erased one equals nothing.
 func (s *PayloadSecret) Equal(o *PayloadSecret) bool {
