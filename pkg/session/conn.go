@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"sync"
+	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 )
@@ -185,3 +186,15 @@ func (c *Conn) Drop() {
 }
 
 var errDropped = errors.New("the broker does not read what is sent to it")
+
+// Reach opens a transport connection to b, with TLS and verification for mqtts, and closes it
+// again: nothing of MQTT is spoken. The error is an [Error].
+func Reach(ctx context.Context, b Broker, t *tls.Config) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	conn, err := open(ctx, &Config{TLS: t, Now: time.Now}, b)
+	if err != nil {
+		return explain(b, err)
+	}
+	return conn.Close()
+}
