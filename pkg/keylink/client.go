@@ -17,7 +17,7 @@ import (
 // Pauses between attempts to reach controld, doubling from the first to the second.
 const (
 	firstPause = 100 * time.Millisecond
-	lastPause  = 2 * time.Second
+	lastPause  = 500 * time.Millisecond
 )
 
 // queueLength bounds the unknown key ids that wait to be sent. One that does not fit is

@@ -45,9 +45,11 @@ type Server struct {
 	file     os.FileInfo // of the socket: only our own is removed at the end
 	own      credentials
 	wg       sync.WaitGroup
+	closing  sync.Once
 
 	mu       sync.Mutex
 	snapshot *Snapshot                // guarded by mu; the value is immutable
+	closed   bool                     // guarded by mu; no more connections
 	changed  chan struct{}            // guarded by mu; closed when snapshot changes
 	conns    map[*net.UnixConn]string // guarded by mu; value is the role, "" before the hello
 }
@@ -144,13 +146,18 @@ func (s *Server) Close() error {
 	return nil
 }
 
-func (s *Server) close() {
+// close does its work once, and every caller returns when it is done: a second look at the
+// path could meet a successor's socket under the same inode number.
+func (s *Server) close() { s.closing.Do(s.closeNow) }
+
+func (s *Server) closeNow() {
 	_ = s.listener.Close()
 	if info, err := os.Lstat(s.path); err == nil && os.SameFile(info, s.file) {
 		_ = os.Remove(s.path)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closed = true
 	for c := range s.conns {
 		_ = c.Close()
 	}
@@ -164,11 +171,15 @@ func (s *Server) accept(ctx context.Context, c *net.UnixConn) {
 		return
 	}
 	s.mu.Lock()
-	full := len(s.conns) >= maxConns
-	if !full {
+	full, closed := len(s.conns) >= maxConns, s.closed
+	if !full && !closed {
 		s.conns[c] = ""
 	}
 	s.mu.Unlock()
+	if closed {
+		_ = c.Close()
+		return
+	}
 	if full {
 		s.opt.Log.Warn("keylink: connection refused: too many", "limit", maxConns)
 		_ = c.Close()
