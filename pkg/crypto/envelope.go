@@ -24,11 +24,11 @@ const (
 )
 
 const (
-	_ = uint64(MaxSequence - MaxForgeries)                                // a stream's numbers outlast its forgeries
-	_ = uint64(1<<(8*maxPIV) - 1 - MaxSequence)                           // every number fits the Partial IV
-	_ = uint64((maxAEADMessages >> 40) - (MaxSequence >> 40) - 1)         // nonces never wrap
-	_ = uint64(maxAEADBytes - MaxInner - tagSize)                         // one message fits the AEAD
-	_ = uint64((integrityBound / (MaxForgeries * integrityBlocks) >> 40)) // and 2^-40 is left for an attacker
+	_ = uint64(MaxSequence - MaxForgeries)                            // a stream's numbers outlast its forgeries
+	_ = uint64(1<<(8*maxPIV) - 1 - MaxSequence)                       // every number fits the Partial IV
+	_ = uint64(maxAEADMessages>>40 - MaxSequence>>40 - 1)             // nonces never wrap
+	_ = uint64(maxAEADBytes - MaxInner - tagSize)                     // one message fits the AEAD
+	_ = uint64(integrityBound/(MaxForgeries*integrityBlocks)>>40 - 1) // an attacker is left less than 2^-40
 )
 
 const (
