@@ -1,0 +1,165 @@
+package daemon
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"sealgate/cmd/internal/cmdenv"
+	"sealgate/pkg/keylink"
+)
+
+// Bounds of the metrics server: it listens on a router, next to the devices.
+const (
+	maxHTTPConns  = 32
+	maxHTTPHeader = 8 << 10
+	httpTimeout   = 10 * time.Second
+)
+
+// listenMetrics starts the metrics server; nil if there is to be none.
+func (d *daemon) listenMetrics(addr string) (*http.Server, error) {
+	if addr == "" {
+		return nil, nil
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, listenError("metrics.listen", addr, err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", d.serveMetrics)
+	mux.HandleFunc("GET /status", d.serveStatus)
+	s := &http.Server{
+		Handler: mux, MaxHeaderBytes: maxHTTPHeader,
+		ReadHeaderTimeout: httpTimeout, ReadTimeout: httpTimeout, WriteTimeout: httpTimeout, IdleTimeout: httpTimeout,
+	}
+	go func() {
+		if err := s.Serve(newBounded(l, maxHTTPConns)); !errors.Is(err, http.ErrServerClosed) {
+			d.log.Error("the metrics server ended", "error", err)
+		}
+	}()
+	return s, nil
+}
+
+func listenError(key, addr string, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%s: %s is taken: stop the program that listens there, or set another address", key, addr)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%s: %s: permission denied: ports below 1024 need CAP_NET_BIND_SERVICE", key, addr)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%s: %s is not an address of this machine", key, addr)
+	}
+	return fmt.Errorf("%s: %w", key, err)
+}
+
+// bounded is a listener with at most so many connections open: more wait in the kernel.
+type bounded struct {
+	net.Listener
+	free chan struct{}
+}
+
+func newBounded(l net.Listener, n int) net.Listener { return bounded{l, make(chan struct{}, n)} }
+
+func (b bounded) Accept() (net.Conn, error) {
+	b.free <- struct{}{}
+	c, err := b.Listener.Accept()
+	if err != nil {
+		<-b.free
+		return nil, err
+	}
+	return &boundedConn{Conn: c, free: b.free}, nil
+}
+
+type boundedConn struct {
+	net.Conn
+	free chan struct{}
+	once sync.Once
+}
+
+func (c *boundedConn) Close() error {
+	c.once.Do(func() { <-c.free })
+	return c.Conn.Close()
+}
+
+// serveMetrics writes the Prometheus text format.
+func (d *daemon) serveMetrics(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	d.gateway.Metrics().WritePrometheus(w)
+	d.keys.writePrometheus(w)
+}
+
+// writePrometheus writes what is known from controld. The epochs that are sealed under are
+// among the pipeline's own metrics.
+func (k *keyState) writePrometheus(w io.Writer) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, c := range slices.SortedFunc(maps.Keys(k.control), func(a, b keylink.Counter) int {
+		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Result, b.Result))
+	}) {
+		fmt.Fprintf(w, "sealgate_control_messages_total{type=%q,result=%q} %d\n", c.Type, c.Result, k.control[c])
+	}
+	fmt.Fprintf(w, "sealgate_controld_connected %d\n", one(k.connected))
+}
+
+// Status is the JSON at /status.
+type Status struct {
+	Version       string        `json:"version"`
+	Gateway       string        `json:"gateway"`
+	Ready         bool          `json:"ready"`              // devices are served
+	Controld      bool          `json:"controld_connected"` // else the keys at hand are used
+	PolicyVersion uint64        `json:"policy_version"`     // 0: none yet
+	Groups        []GroupStatus `json:"groups"`
+	Traffic       any           `json:"traffic"`
+}
+
+// GroupStatus is what gatewayd knows of one group.
+type GroupStatus struct {
+	Name       string  `json:"name"`
+	Epoch      string  `json:"epoch,omitempty"`   // version.generation.number, newest that controld knows
+	Sending    string  `json:"sending,omitempty"` // sealed under; missing: nothing of this group leaves
+	Keys       int     `json:"keys"`
+	AgeSeconds float64 `json:"age_seconds"`
+}
+
+func (d *daemon) serveStatus(w http.ResponseWriter, _ *http.Request) {
+	s := d.keys.status(bootTime())
+	s.Version, s.Ready, s.Traffic = cmdenv.Version(), d.gateway.Ready(), d.gateway.Status()
+	w.Header().Set("Content-Type", "application/json")
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(s)
+}
+
+func (k *keyState) status(now time.Duration) Status {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := Status{Gateway: k.name, Controld: k.connected, Groups: []GroupStatus{}}
+	if k.document == nil {
+		return s
+	}
+	s.PolicyVersion = k.document.Version
+	for i := range k.document.Groups {
+		name := k.document.Groups[i].Name
+		g := GroupStatus{Name: name, Keys: len(k.keys[name])}
+		if e, ok := k.epochs[name]; ok {
+			g.Epoch, g.AgeSeconds = e.Epoch.String(), (e.Age + now - k.epochsAt).Seconds()
+		}
+		for _, key := range k.keys[name] {
+			if key.Send {
+				g.Sending = key.Epoch.String()
+				break
+			}
+		}
+		s.Groups = append(s.Groups, g)
+	}
+	return s
+}

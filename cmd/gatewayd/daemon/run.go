@@ -1,0 +1,148 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"sealgate/cmd/internal/cmdenv"
+	"sealgate/pkg/config"
+	"sealgate/pkg/gateway"
+	"sealgate/pkg/keylink"
+	"sealgate/pkg/steer"
+)
+
+// drainTime is how long connections may finish what is under way after SIGTERM.
+const drainTime = 3 * time.Second
+
+// memoryShare is the part of the machine's memory, in percent, that the Go runtime tries to
+// stay within unless GOMEMLIMIT says otherwise. Buffers are bounded besides.
+const memoryShare = 50
+
+// daemon is a running gatewayd.
+type daemon struct {
+	log     *slog.Logger
+	gateway *gateway.Gateway
+	uplink  *uplinks
+	link    *keylink.Client
+	keys    *keyState
+
+	mu  sync.Mutex
+	cfg *config.Config // guarded by mu; replaced by a reload
+}
+
+func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (err error) {
+	cmdenv.LimitMemory(env.Getenv, memoryShare)
+	d, err := assemble(env, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.gateway.Close()) }()
+	ctx, cancel := context.WithCancel(env.Ctx)
+	defer cancel()
+	metrics, err := d.listenMetrics(cfg.Metrics.Listen)
+	if err != nil {
+		return err
+	}
+	if metrics != nil {
+		defer metrics.Close()
+	}
+	// Its own context: at SIGTERM the drain decides when connections end, not the signal.
+	steering, err := steer.Listen(context.WithoutCancel(ctx), steerOptions(cfg), log)
+	if err != nil {
+		return err
+	}
+	defer steering.Close()
+	var helpers sync.WaitGroup
+	defer helpers.Wait()
+	defer cancel()
+	helpers.Go(func() { _ = d.link.Run(ctx) })
+	helpers.Go(func() { d.reloads(ctx, env.Hangups()) })
+	log.Info("gatewayd runs", "mode", cfg.Steer.Mode, "listen", steering.Listener.Addr().String(), "keylink", cfg.Keylink, "version", cmdenv.Version())
+	return d.serve(ctx, steering)
+}
+
+// assemble makes everything that needs no privilege and listens nowhere.
+func assemble(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (*daemon, error) {
+	self, err := whoami(cfg)
+	if err != nil {
+		return nil, err
+	}
+	d := &daemon{log: log, cfg: cfg, uplink: new(uplinks), keys: newKeyState(self.Name)}
+	if err := d.uplink.configure(cfg); err != nil {
+		return nil, err
+	}
+	d.link = keylink.NewClient(cfg.Keylink, keylink.ClientOptions{
+		Log:         log,
+		OnSnapshot:  d.snapshot,
+		OnConnected: d.keys.setConnected,
+	})
+	d.gateway = gateway.New(gateway.Config{
+		MaxMessage:     cfg.Limits.MaxMessage,
+		MaxConnections: cfg.Limits.MaxConnections,
+		ConnectTimeout: cfg.Limits.ConnectTimeout,
+		Gateway:        self.Name,
+		ControlPrefix:  cfg.Control.Prefix,
+		Dial:           d.uplink.dial,
+		UnknownKey:     d.link.ReportUnknown,
+		Log:            log,
+	})
+	return d, nil
+}
+
+// serve serves devices until ctx ends, then lets them finish.
+func (d *daemon) serve(ctx context.Context, steering *steer.Steering) error {
+	served := make(chan error, 1)
+	go func() { served <- d.gateway.Serve(context.WithoutCancel(ctx), steering.Listener) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	d.log.Info("stopping: no new connections; open ones may finish", "for", drainTime)
+	_ = steering.Close()
+	drain, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	if err := d.gateway.Drain(drain); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	if err := <-served; err != nil && !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	d.log.Info("gatewayd ended")
+	return nil
+}
+
+// snapshot applies what controld sent.
+func (d *daemon) snapshot(s keylink.Snapshot, renewed bool) {
+	d.keys.stats(s)
+	if !renewed {
+		return
+	}
+	state, notes, err := d.keys.merge(s, bootTime())
+	for _, note := range notes {
+		d.log.Warn("keylink: "+note.text, note.args...)
+	}
+	if err != nil {
+		d.log.Error("keylink: snapshot refused, going on with the keys at hand", "error", err)
+		return
+	}
+	d.gateway.SetState(state)
+	d.link.Report(d.keys.report(d.gateway.Ready()))
+}
+
+// reloads follows SIGHUP.
+func (d *daemon) reloads(ctx context.Context, hangups <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+			d.reload()
+		}
+	}
+}

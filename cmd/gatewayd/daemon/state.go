@@ -1,0 +1,154 @@
+package daemon
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sealgate/pkg/crypto"
+	"sealgate/pkg/gateway"
+	"sealgate/pkg/keylink"
+	"sealgate/pkg/policy"
+)
+
+// keyState is what gatewayd knows from controld. controld may restart at any time and begin
+// with nothing; what gatewayd holds stays in force until controld has something newer to say.
+type keyState struct {
+	name string // of this gateway
+
+	mu        sync.Mutex // guards all below
+	connected bool
+	encoded   []byte // the policy document in force; nil: none yet
+	document  *policy.Document
+	table     *policy.Table
+	keys      map[string][]crypto.Key // by group, highest first
+	epochs    map[string]keylink.EpochInfo
+	epochsAt  time.Duration // boot time at which epochs came
+	control   map[keylink.Counter]uint64
+}
+
+func newKeyState(name string) *keyState {
+	return &keyState{name: name, keys: make(map[string][]crypto.Key)}
+}
+
+// note is something that an operator should know.
+type note struct {
+	text string
+	args []any
+}
+
+func (k *keyState) setConnected(yes bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.connected = yes
+}
+
+// stats keeps what gauges and counters are made of.
+func (k *keyState) stats(s keylink.Snapshot) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.epochs, k.epochsAt, k.control = s.Epochs, bootTime(), s.Control
+}
+
+// merge takes a snapshot over and returns the state for the pipeline. Under the policy
+// already in force, keys that controld does not mention stay: to open with until their
+// history ends, and to seal with as long as controld has no word about their group. A new
+// policy replaces all keys. A policy older than the one in force is refused.
+func (k *keyState) merge(s keylink.Snapshot, now time.Duration) (*gateway.State, []note, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if s.Gateway != k.name {
+		return nil, nil, fmt.Errorf("it is for %q, this gateway is %q: let keylink and identity name the same member for both daemons", s.Gateway, k.name)
+	}
+	var notes []note
+	switch {
+	case len(s.Policy) == 0:
+		if k.document == nil {
+			return &gateway.State{}, nil, nil
+		}
+		notes = append(notes, note{"controld has no policy yet; the one at hand stays in force", []any{"version", k.document.Version}})
+	case !bytes.Equal(s.Policy, k.encoded):
+		if err := k.follow(s.Policy); err != nil {
+			return nil, nil, err
+		}
+	}
+	for group, keys := range s.Keys {
+		k.keys[group] = mergeKeys(k.keys[group], keys)
+	}
+	for group, keys := range k.keys {
+		keys = slices.DeleteFunc(keys, func(key crypto.Key) bool { return key.Expired(now) })
+		if k.keys[group] = keys; len(keys) == 0 {
+			delete(k.keys, group)
+		}
+	}
+	ring, err := crypto.NewKeyring(k.keys)
+	if err != nil {
+		k.keys = make(map[string][]crypto.Key) // keys that contradict one another are worth nothing
+		return nil, notes, fmt.Errorf("keys refused: %w", err)
+	}
+	if len(k.keys) == 0 {
+		ring = nil // not ready: devices are told to come back
+	}
+	return &gateway.State{Table: k.table, Keys: ring}, notes, nil
+}
+
+// follow puts another policy in force. The keys of the one before go with it.
+func (k *keyState) follow(encoded []byte) error {
+	d, err := policy.Unmarshal(encoded)
+	if err != nil {
+		return err
+	}
+	if k.document != nil && d.Version < k.document.Version {
+		return fmt.Errorf("policy version %d is older than version %d in force", d.Version, k.document.Version)
+	}
+	table, err := d.Table()
+	if err != nil {
+		return errors.Join(errors.New("policy refused"), err)
+	}
+	k.encoded, k.document, k.table = encoded, d, table
+	k.keys = make(map[string][]crypto.Key)
+	return nil
+}
+
+// mergeKeys is next and, to open with only, those of old that next does not have. An empty
+// next takes all away.
+func mergeKeys(old, next []crypto.Key) []crypto.Key {
+	if len(next) == 0 {
+		return nil
+	}
+	merged := slices.Clone(next)
+	for _, key := range old {
+		if slices.ContainsFunc(next, func(n crypto.Key) bool { return n.ID == key.ID }) {
+			continue
+		}
+		key.Send = false
+		merged = append(merged, key)
+	}
+	slices.SortFunc(merged, func(a, b crypto.Key) int { return b.Compare(&a) })
+	return merged[:min(len(merged), keylink.MaxKeys)]
+}
+
+// report is what controld is told about this gateway.
+func (k *keyState) report(ready bool) keylink.Report {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r := keylink.Report{Ready: ready, Held: make(map[string]crypto.Epoch)}
+	for group, keys := range k.keys {
+		r.Held[group] = keys[0].Epoch
+	}
+	return r
+}
+
+// bootTime reads the clock on which keys end: it goes on while a machine sleeps.
+func bootTime() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
