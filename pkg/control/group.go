@@ -53,6 +53,7 @@ type key struct {
 	confirmed    bool          // answered to this member's own nonce, or minted by itself (F3)
 	confirmedAt  time.Duration // when; the freshness limit will count from here
 	unannounced  bool          // minted here, and the broker has not yet echoed it
+	delay        time.Duration // of a key minted here: from its echo until senders may use it
 }
 
 // lineage is the KEK of one generation of one keeper, ratcheted to epoch next.

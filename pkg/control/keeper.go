@@ -3,6 +3,7 @@ package control
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -21,8 +22,9 @@ type keeperState struct {
 	batchAt   time.Duration   // answer confirms then
 	hpke      bucket
 	signature bucket
-	seen      map[[16]byte]struct{} // nonces answered, see order
-	order     [][16]byte            // the same, oldest first; at most MaxSeenNonces
+	seen      map[[16]byte]struct{}      // nonces taken in, see order
+	order     [][16]byte                 // the same, oldest first; at most MaxSeenNonces
+	served    map[[32]byte]time.Duration // certificates granted within MemberInterval; the token bucket bounds it
 }
 
 // pendingHello is a Hello that waits for its answer.
@@ -31,10 +33,11 @@ type pendingHello struct {
 	from    crypto.Member
 	digest  []byte // the signed Hello, which the Grant's HPKE info binds
 	expires time.Duration
+	after   time.Duration // not to be answered before
 }
 
 func (k *keeperState) init(rate int) {
-	*k = keeperState{batchAt: never, hpke: newBucket(rate, 2*rate), signature: newBucket(ConfirmRate, ConfirmBurst), seen: make(map[[16]byte]struct{})}
+	*k = keeperState{batchAt: never, hpke: newBucket(rate, 2*rate), signature: newBucket(ConfirmRate, ConfirmBurst), seen: make(map[[16]byte]struct{}), served: make(map[[32]byte]time.Duration)}
 }
 
 // drop forgets who waits; they ask again.
@@ -44,16 +47,16 @@ func (k *keeperState) drop() {
 
 func (k *keeperState) due(now time.Duration) time.Duration {
 	due := k.batchAt
-	if len(k.grants) > 0 {
-		due = min(due, k.hpke.ready(now))
+	for _, p := range k.grants {
+		due = min(due, max(p.after, k.hpke.ready(now)))
 	}
 	return due
 }
 
-// markSeen remembers an answered nonce, and reports whether it is new.
-func (k *keeperState) markSeen(nonce [16]byte) bool {
+// markSeen remembers the nonce of a Hello that was taken in: it is good for one answer.
+func (k *keeperState) markSeen(nonce [16]byte) {
 	if k.hasSeen(nonce) {
-		return false
+		return
 	}
 	if len(k.order) >= MaxSeenNonces {
 		delete(k.seen, k.order[0])
@@ -61,7 +64,6 @@ func (k *keeperState) markSeen(nonce [16]byte) bool {
 	}
 	k.seen[nonce] = struct{}{}
 	k.order = append(k.order, nonce)
-	return true
 }
 
 func (k *keeperState) hasSeen(nonce [16]byte) bool {
@@ -155,9 +157,13 @@ func (m *Machine) queueHello(h *Hello, from crypto.Member, msg []byte) error {
 		queue, limit = &m.keeper.confirms, MaxPendingConfirms
 		m.keeper.batchAt = min(m.keeper.batchAt, m.now.Mono+ConfirmBatch)
 	}
+	if at, ok := m.keeper.served[from.CertHash]; ok && h.Want == WantKeys {
+		p.after = at + MemberInterval
+	}
 	if err := enqueue(queue, p, limit); err != nil {
 		return err
 	}
+	m.keeper.markSeen(h.Nonce)
 	m.event(Event{Kind: KindHello, Result: ResultAccepted, From: label(from), Detail: "wants " + h.Want.String()})
 	return nil
 }
@@ -181,11 +187,17 @@ func enqueue(queue *[]*pendingHello, p *pendingHello, limit int) error {
 func (m *Machine) runKeeper() {
 	k, now := &m.keeper, m.now.Mono
 	k.grants = slices.DeleteFunc(k.grants, func(p *pendingHello) bool { return p.expires <= now })
-	for len(k.grants) > 0 && k.hpke.take(now) {
-		p := k.grants[0]
-		k.grants = k.grants[1:]
+	maps.DeleteFunc(k.served, func(_ [32]byte, at time.Duration) bool { return at+MemberInterval <= now })
+	waiting := k.grants[:0]
+	for _, p := range k.grants {
+		if p.after > now || !k.hpke.take(now) {
+			waiting = append(waiting, p)
+			continue
+		}
 		m.serve(p)
 	}
+	clear(k.grants[len(waiting):])
+	k.grants = waiting
 	if k.batchAt <= now {
 		m.serveConfirms()
 	}
@@ -210,7 +222,7 @@ func (m *Machine) serve(p *pendingHello) {
 		m.refuse(KindHello, "", p.from, err)
 		return
 	}
-	m.keeper.markSeen(p.hello.Nonce)
+	m.keeper.served[p.from.CertHash] = m.now.Mono
 	for i := range body {
 		if g := m.groups[body[i].Name]; len(g.granted) < MaxGranted {
 			g.granted[p.from.CertHash] = struct{}{}
@@ -273,7 +285,6 @@ func (m *Machine) confirmBatch(batch []*pendingHello) {
 	named := make(map[string]bool)
 	for _, p := range batch {
 		c.Nonces = append(c.Nonces, p.hello.Nonce)
-		m.keeper.markSeen(p.hello.Nonce)
 		for _, hg := range p.hello.Groups {
 			g := m.groups[hg.Name]
 			if g == nil || named[hg.Name] || !g.leader || g.lead.chain == nil || g.lead.jumpDue {

@@ -182,9 +182,10 @@ func (m *Machine) mintNext(g *group, fresh bool) error {
 	if err != nil {
 		return err
 	}
-	if k.activateAt = now + g.def.ActivateAfter; g.sendable(now) == nil {
-		k.activateAt = now + min(g.def.ActivateAfter, FirstActivation)
+	if k.delay = g.def.ActivateAfter; g.sendable(now) == nil {
+		k.delay = min(k.delay, FirstActivation)
 	}
+	k.activateAt = now + k.delay
 	if fresh && l.chain != nil {
 		l.chain.kek.Erase()
 	}
@@ -273,11 +274,11 @@ func (m *Machine) leaderSees(g *group, e *EpochMessage, from crypto.Member) {
 }
 
 // leaderEcho notes that the broker has shown our announcement of own: everybody who
-// listens has it, so it may be used once it is active. Only the newest one's echo ends the repetition.
+// listens has it, so from now on its activation delay counts. Only the newest one's echo ends the repetition.
 func (m *Machine) leaderEcho(g *group, own *key) {
 	for _, k := range g.keys {
-		if k.epoch.Compare(own.epoch) <= 0 {
-			k.unannounced = false
+		if k.unannounced && k.epoch.Compare(own.epoch) <= 0 {
+			k.unannounced, k.activateAt = false, m.now.Mono+k.delay
 		}
 	}
 	if own == g.newest() {

@@ -18,6 +18,7 @@ const (
 	GenerationJitter   = 500 * time.Millisecond  // Hello after a new generation: at random within
 	RefillJitter       = 5 * time.Second         // Hello to fill a hole in the history: at random within
 	ConfirmBatch       = 200 * time.Millisecond  // a keeper gathers nonces this long for one signature
+	MemberInterval     = time.Second             // between two Grants of a keeper to the same member
 	BootstrapWait      = time.Second             // a leader without keys listens this long before it starts a generation
 	CopyWait           = 2 * time.Second         // a keeper waits this long for the broker's retained copy
 	RankDelay          = 2 * time.Second         // each lower rank waits this much longer before it republishes

@@ -1,0 +1,592 @@
+package control
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"sealgate/pkg/crypto"
+	"sealgate/pkg/dcbor"
+	"sealgate/pkg/policy"
+)
+
+// What a malicious broker and malicious members try, and the rule that stops each.
+
+// sent returns what a node published of a kind, oldest first.
+func (w *world) sent(kind Kind) (all []record) {
+	for _, r := range w.log {
+		if kindOf(r.payload) == kind {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// sign signs a payload as any member of the fleet can.
+func (n *node) sign(payload []byte, kind Kind) []byte {
+	n.w.t.Helper()
+	msg, err := n.id.Sign(payload, string(kind))
+	if err != nil {
+		n.w.t.Fatal(err)
+	}
+	return msg
+}
+
+// mustRefuse gives n a message and fails unless it is refused because of want, with nothing changed.
+func (n *node) mustRefuse(topic string, msg []byte, want error) {
+	n.w.t.Helper()
+	ring, before := n.ring, n.epoch()
+	events := n.inject(topic, msg)
+	if !refused(events, want) {
+		n.w.t.Errorf("%s: want refusal %q, got:%s", n.name(), want, describe(events))
+	}
+	if n.epoch() != before || n.ring != ring {
+		n.w.t.Errorf("%s: a refused message changed its keys", n.name())
+	}
+}
+
+func (n *node) inboxTopic() string { return InboxTopic(testPrefix, n.m.inbox) }
+
+func TestReplays(t *testing.T) {
+	w := newWorld(t)
+	gw1, gw2, sub := w.fleet()
+	keys := KeysTopic(testPrefix, "default")
+	oldEpoch := w.retained[keys]
+	w.rotate()
+	w.run(20 * time.Second)
+	for _, n := range w.nodes {
+		if n != gw1 { // for which it is a late echo
+			n.mustRefuse(keys, oldEpoch, ErrStale)
+		}
+		if events := n.inject(keys, w.retained[keys]); slices.ContainsFunc(events, func(e Event) bool { return e.Result == ResultAccepted }) {
+			t.Errorf("%s accepts the current announcement twice", n.name())
+		}
+	}
+	for _, r := range w.sent(KindGrant) {
+		for _, n := range []*node{gw2, sub} {
+			n.mustRefuse(n.inboxTopic(), r.payload, ErrNonce)
+		}
+	}
+	confirms := w.sent(KindConfirm)
+	if len(confirms) == 0 {
+		t.Fatal("no Confirm was recorded")
+	}
+	for _, r := range confirms {
+		gw2.mustRefuse(gw2.inboxTopic(), r.payload, ErrNonce)
+	}
+	mark := len(w.log)
+	for _, r := range w.sent(KindHello) {
+		if events := gw1.inject(ControlTopic(testPrefix), r.payload); !refused(events, ErrReplayedHello) {
+			t.Errorf("a replayed Hello:%s", describe(events))
+		}
+	}
+	w.run(5 * time.Second)
+	if n := w.count(KindGrant, mark); n != 0 {
+		t.Errorf("%d Grants for replayed Hellos", n)
+	}
+}
+
+// TestReplayToAFreshMember: a recorded session does not take a member back to an old epoch,
+// nor let it seal (F3).
+func TestReplayToAFreshMember(t *testing.T) {
+	w := newWorld(t)
+	_, gw2, _ := w.fleet()
+	recorded := slices.Clone(w.log)
+	for range 3 {
+		w.rotate()
+		w.run(15 * time.Second)
+	}
+	gw2.boot()
+	w.drop = func(to *node, _ string) bool { return to == gw2 } // the broker answers itself
+	gw2.connect()
+	for _, r := range recorded {
+		topic := r.topic
+		if len(topic) > 15 && topic[:15] == testPrefix+"/inbox/" {
+			topic = gw2.inboxTopic()
+		}
+		gw2.inject(topic, r.payload)
+		w.run(time.Second)
+	}
+	if gw2.sendKey() != nil || gw2.epoch() != (crypto.Epoch{}) {
+		t.Fatalf("a replay gave it epoch %v, sealing under %v", gw2.epoch(), gw2.sendKey())
+	}
+}
+
+func TestNonceExpires(t *testing.T) {
+	w := newWorld(t)
+	gw1 := w.add(crypto.RoleGateway, "gw1").connect()
+	w.run(10 * time.Second)
+	sub := w.add(crypto.RoleSubscriber, "alice").connect()
+	w.drop = func(to *node, _ string) bool { return to == sub }
+	w.run(2 * time.Second)
+	grants := w.sent(KindGrant)
+	if len(grants) == 0 {
+		t.Fatalf("no Grant:%s", describe(gw1.events))
+	}
+	w.run(NonceLife)
+	sub.mustRefuse(sub.inboxTopic(), grants[0].payload, ErrNonce)
+	w.drop = nil
+	w.run(NonceLife + HelloBackoffMax)
+	w.mustAgree()
+}
+
+// announcement makes an Epoch message that is right but for what edit changes, signed by n.
+func (n *node) announcement(edit func(*EpochMessage)) []byte {
+	n.w.t.Helper()
+	secret, _ := crypto.NewPayloadSecret(n.w.rand)
+	kek, _ := crypto.NewKEK(n.w.rand)
+	now := n.w.nodes[0].epoch()
+	wrap, err := kek.Wrap(n.w.rand, secret, crypto.WrapContext{Fleet: "plant", Group: "default", Generation: now.Generation, Number: now.Number + 1, Keeper: n.name()})
+	if err != nil {
+		n.w.t.Fatal(err)
+	}
+	e := &EpochMessage{Group: "default", PolicyVersion: n.w.doc.Version, PolicyHash: n.w.signed.Hash, Generation: now.Generation,
+		Wraps: []EpochWrap{{Number: now.Number + 1, ActivateAfter: time.Second, Wrap: wrap}}}
+	if edit != nil {
+		edit(e)
+	}
+	return n.sign(e.Marshal(), KindEpoch)
+}
+
+func TestForgedEpochs(t *testing.T) {
+	w := newWorld(t)
+	gw1, gw2, sub := w.fleet()
+	gw3 := w.add(crypto.RoleGateway, "gw3").connect()
+	impostor := w.add(crypto.RoleSubscriber, "gw2x")
+	same := &node{w: w, id: w.identity(crypto.RoleSubscriber, "gw1")} // the leader's name, another role
+	w.run(2 * time.Second)
+	keys := KeysTopic(testPrefix, "default")
+	for _, c := range []struct {
+		name string
+		msg  []byte
+		want error
+	}{
+		{"by a subscriber", impostor.announcement(nil), ErrRole},
+		{"by a subscriber with the leader's name", same.announcement(nil), ErrRole},
+		{"by a gateway that is no keeper", gw3.announcement(nil), ErrNotKeeper},
+		{"for another group", gw1.announcement(func(e *EpochMessage) { e.Group = "other" }), ErrTopic},
+		{"of an older policy", gw1.announcement(func(e *EpochMessage) { e.PolicyVersion = 0 }), ErrEpochPolicy},
+		{"of a forked policy", gw1.announcement(func(e *EpochMessage) { e.PolicyHash[0] ^= 1 }), ErrPolicyFork},
+		{"not under the KEK", gw1.announcement(nil), crypto.ErrUnwrap},
+		{"number too high", gw1.announcement(func(e *EpochMessage) { e.Wraps[0].Number = MaxEpochValue }), ErrJump},
+		{"generation too high", gw1.announcement(func(e *EpochMessage) { e.Generation = MaxEpochValue }), ErrJump},
+		{"number 2^64-1", gw1.announcement(func(e *EpochMessage) { e.Wraps[0].Number = 1<<64 - 1 }), dcbor.ErrMalformed},
+		{"generation 2^64-1", gw1.announcement(func(e *EpochMessage) { e.Generation = 1<<64 - 1 }), dcbor.ErrMalformed},
+		{"oversize", make([]byte, MaxEpochMessage+1), ErrTooLarge},
+		{"as another kind", gw1.sign(gw2.m.policy.Raw, KindGrant), crypto.ErrSignature},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w.t = t
+			sub.mustRefuse(keys, c.msg, c.want)
+			gw2.mustRefuse(keys, c.msg, c.want)
+		})
+	}
+	w.t = t
+	mark := len(w.log)
+	w.run(time.Minute)
+	if n := w.count(KindHello, mark); n > 30 {
+		t.Errorf("%d Hellos because of forgeries", n)
+	}
+	w.rotate()
+	w.run(15 * time.Second)
+	w.mustAgree() // honest traffic goes on
+}
+
+// TestForeignSplit: a listed keeper that is not the leader announces the same epoch with another key. Nothing
+// of it is used without a KEK, and the leader's epoch goes on.
+func TestForeignSplit(t *testing.T) {
+	w := newWorld(t)
+	gw1, gw2, sub := w.fleet()
+	rogue := gw2.announcement(func(e *EpochMessage) { e.Wraps[0].Number-- })
+	before := sub.epoch()
+	sub.inject(KeysTopic(testPrefix, "default"), rogue)
+	w.run(10 * time.Second)
+	if sub.epoch() != before || len(sub.ring.Keys("default")) != 1 {
+		t.Error("keys changed")
+	}
+	if got := gw1.inject(KeysTopic(testPrefix, "default"), rogue); !refused(got, ErrStale) {
+		t.Errorf("the leader:%s", describe(got))
+	}
+}
+
+// hello makes a Hello as any member can, and returns the key that opens the answer.
+func (n *node) hello(edit func(*Hello)) ([]byte, *crypto.InboxKey) {
+	n.w.t.Helper()
+	key, err := crypto.NewInboxKey()
+	if err != nil {
+		n.w.t.Fatal(err)
+	}
+	h := &Hello{Want: WantKeys, Public: key.Public(), PolicyVersion: n.w.doc.Version, PolicyHash: n.w.signed.Hash, Groups: []HelloGroup{{Name: "default"}}}
+	n.w.rand.Read(h.Nonce[:])
+	n.w.rand.Read(h.Inbox[:])
+	if edit != nil {
+		edit(h)
+	}
+	return n.sign(h.Marshal(), KindHello), key
+}
+
+// asking leaves sub with an open Hello and returns it, signed.
+func asking(w *world, sub *node) []byte {
+	w.t.Helper()
+	w.drop = func(to *node, topic string) bool { return topic == ControlTopic(testPrefix) || to == sub }
+	sub.boot()
+	sub.connect()
+	mark := len(w.log)
+	w.run(time.Second)
+	for _, r := range w.log[mark:] {
+		if r.from == sub && kindOf(r.payload) == KindHello {
+			return r.payload
+		}
+	}
+	w.t.Fatal("no Hello")
+	return nil
+}
+
+// TestForgedGrants: F15, each part that the HPKE info binds, and who may grant.
+func TestForgedGrants(t *testing.T) {
+	w := newWorld(t)
+	gw1, _, sub := w.fleet()
+	gw3 := w.add(crypto.RoleGateway, "gw3")
+	mallory := w.add(crypto.RoleSubscriber, "mallory")
+	hello := asking(w, sub)
+	payload, _, err := w.trust.Verify(hello, string(KindHello), w.now().Wall)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := ParseHello(payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, _ := crypto.NewPayloadSecret(w.rand)
+	kek, _ := crypto.NewKEK(w.rand)
+	at := gw1.epoch()
+	at.Number++
+	type parts struct {
+		by          *node
+		hello       []byte
+		nonce       [16]byte
+		info        [32]byte // the certificate in the HPKE info
+		infoPolicy  [32]byte
+		version     uint64
+		policy      [32]byte
+		key         GrantKey
+		group       string
+		next, gener uint64
+	}
+	grant := func(edit func(*parts)) []byte {
+		p := parts{by: gw1, hello: hello, nonce: h.Nonce, info: gw1.id.Member().CertHash, infoPolicy: w.signed.Hash, version: 1, policy: w.signed.Hash,
+			key: GrantKey{Epoch: at, Keeper: "gw1", Secret: secret}, group: "default", next: at.Number + 1, gener: at.Generation}
+		edit(&p)
+		body := GrantBody{{Name: p.group, Generation: p.gener, Next: p.next, KEK: kek, Keys: []GrantKey{p.key}}}
+		sealed, err := crypto.HPKESeal(h.Public, GrantInfo(p.hello, p.info, p.infoPolicy), body.Marshal())
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := Grant{Nonce: p.nonce, PolicyVersion: p.version, PolicyHash: p.policy, Sealed: sealed}
+		return p.by.sign(g.Marshal(), KindGrant)
+	}
+	for _, c := range []struct {
+		name string
+		edit func(*parts)
+		want error
+	}{
+		{"by a subscriber", func(p *parts) { p.by = mallory }, ErrRole},
+		{"by a gateway that is no keeper", func(p *parts) { p.by, p.info = gw3, gw3.id.Member().CertHash }, ErrNotKeeper},
+		{"for another nonce", func(p *parts) { p.nonce[0] ^= 1 }, ErrNonce},
+		{"for another Hello", func(p *parts) { p.hello = append(bytes.Clone(hello), 0) }, crypto.ErrHPKE},
+		{"passed on by another keeper", func(p *parts) { p.info = gw3.id.Member().CertHash }, crypto.ErrHPKE},
+		{"sealed under another policy", func(p *parts) { p.infoPolicy[0] ^= 1 }, crypto.ErrHPKE},
+		{"of an older policy", func(p *parts) { p.version = 0 }, ErrPolicyBehind},
+		{"of a forked policy", func(p *parts) { p.policy[0] ^= 1 }, ErrPolicyFork},
+		{"of a group not asked about", func(p *parts) { p.group = "other" }, ErrNotEntitled},
+		{"KEK does not follow", func(p *parts) { p.next++ }, dcbor.ErrMalformed},
+		{"number 2^64-1", func(p *parts) { p.key.Epoch.Number, p.next = 1<<64-1, 1<<64-1 }, dcbor.ErrMalformed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w.t = t
+			sub.mustRefuse(sub.inboxTopic(), grant(c.edit), c.want)
+		})
+	}
+	w.t = t
+	if events := sub.inject(sub.inboxTopic(), grant(func(*parts) {})); sub.epoch() != at {
+		t.Fatalf("the grant without a defect is not accepted, so the cases above prove nothing:%s", describe(events))
+	}
+	sub.mustRefuse(sub.inboxTopic(), grant(func(*parts) {}), ErrNonce)
+}
+
+func TestForgedConfirms(t *testing.T) {
+	w := newWorld(t)
+	gw1, gw2, sub := w.fleet()
+	inbox := func(to *node, topic string) bool { return to == gw2 && topic == gw2.inboxTopic() }
+	w.drop = inbox
+	w.rotate()
+	w.run(12 * time.Second)
+	var h *Hello
+	for _, r := range w.sent(KindHello) {
+		payload, from, err := w.trust.Verify(r.payload, string(KindHello), w.now().Wall)
+		if parsed, _ := ParseHello(payload); err == nil && from.Name == "gw2" && parsed.Want == WantConfirm {
+			h = parsed
+		}
+	}
+	if h == nil {
+		t.Fatal("gw2 asked for no confirmation")
+	}
+	wrap := gw1.m.groups["default"].lead.wraps[0]
+	good := Confirm{PolicyVersion: 1, PolicyHash: w.signed.Hash, Nonces: [][16]byte{h.Nonce},
+		Groups: []ConfirmGroup{{Name: "default", Generation: 1, Number: wrap.Number, Commitment: wrap.Wrap.Commitment}}}
+	gw3 := w.add(crypto.RoleGateway, "gw3")
+	for _, c := range []struct {
+		name string
+		by   *node
+		edit func(*Confirm)
+		want error
+	}{
+		{"by a subscriber", sub, func(*Confirm) {}, ErrRole},
+		{"by a gateway that is no keeper", gw3, func(*Confirm) {}, ErrNotKeeper},
+		{"for another nonce", gw1, func(c *Confirm) { c.Nonces = [][16]byte{{1}} }, ErrNonce},
+		{"of a forked policy", gw1, func(c *Confirm) { c.PolicyHash[0] ^= 1 }, ErrPolicyFork},
+		{"of no group", gw1, func(c *Confirm) { c.Groups = nil }, dcbor.ErrMalformed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w.t = t
+			forged := good
+			c.edit(&forged)
+			gw2.mustRefuse(gw2.inboxTopic(), c.by.sign(forged.Marshal(), KindConfirm), c.want)
+			if gw2.sendKey().Epoch == gw2.epoch() {
+				t.Error("gw2 believes the forged confirmation")
+			}
+		})
+	}
+	w.t = t
+	gw2.inject(gw2.inboxTopic(), gw1.sign(good.Marshal(), KindConfirm))
+	if gw2.sendKey().Epoch != gw2.epoch() {
+		t.Fatalf("the confirmation without a defect is not accepted:%s", describe(gw2.events))
+	}
+}
+
+func TestHelloRefusals(t *testing.T) {
+	w := newWorld(t, func(d *policy.Document) {
+		d.Groups[0].Read, d.RevokedNames = []string{"gw*", "alice", "eve"}, []string{"eve"}
+	})
+	gw1, gw2, _ := w.fleet()
+	op := &node{w: w, id: w.identity(crypto.RoleOperator, "root")}
+	eve := &node{w: w, id: w.identity(crypto.RoleSubscriber, "eve")}
+	stranger := &node{w: w, id: w.identity(crypto.RoleSubscriber, "stranger")}
+	control := ControlTopic(testPrefix)
+	send := func(n *node, edit func(*Hello)) []byte { msg, _ := n.hello(edit); return msg }
+	gw1.mustRefuse(control, send(op, nil), ErrRole)
+	gw1.mustRefuse(control, send(eve, nil), ErrRevoked)
+	gw1.mustRefuse(control, send(stranger, nil), ErrNotEntitled)
+	gw1.mustRefuse(control, send(gw2, func(h *Hello) { h.PolicyVersion = 0 }), ErrPolicyBehind)
+	gw1.mustRefuse(control, send(gw2, func(h *Hello) { h.PolicyVersion = 9 }), ErrPolicyAhead)
+	gw1.mustRefuse(control, send(gw2, func(h *Hello) { h.Public = h.Public[1:] }), dcbor.ErrMalformed)
+	gw1.mustRefuse(control, []byte("hello"), ErrKind)
+	gw1.mustRefuse(control, make([]byte, MaxMessage+1), ErrKind)
+	mark := len(w.log)
+	w.run(5 * time.Second)
+	if w.count(KindGrant, mark) != 0 {
+		t.Error("a refused Hello was answered")
+	}
+}
+
+func TestOutsiders(t *testing.T) {
+	w := newWorld(t)
+	gw1, _, sub := w.fleet()
+	other := newWorld(t) // same names, another CA
+	other.rand.Read(make([]byte, 100))
+	key, cert, err := crypto.NewCA("plant", w.rand, testStart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.caKey, other.caCert = key, cert
+	forger := &node{w: w, id: other.identity(crypto.RoleGateway, "gw1")}
+	sub.mustRefuse(KeysTopic(testPrefix, "default"), forger.announcement(nil), crypto.ErrUntrusted)
+	hello, _ := forger.hello(nil)
+	gw1.mustRefuse(ControlTopic(testPrefix), hello, crypto.ErrUntrusted)
+
+	expired := w.add(crypto.RoleSubscriber, "bob")
+	msg, _ := expired.hello(nil)
+	late := w.now()
+	late.Wall = late.Wall.AddDate(20, 0, 0)
+	gw1.m.Receive(late, ControlTopic(testPrefix), msg, false)
+	gw1.flush()
+	if last := gw1.events[len(gw1.events)-1]; !errors.Is(last.Err, crypto.ErrUntrusted) {
+		t.Errorf("an expired certificate: %v", last)
+	}
+}
+
+// TestKeyIDCollision: F10. Nobody can make two secrets with one id at will, so
+// the member's memory is prepared instead.
+func TestKeyIDCollision(t *testing.T) {
+	w := newWorld(t)
+	gw1, _, sub := w.fleet()
+	w.drop = func(to *node, _ string) bool { return to == sub }
+	w.rotate()
+	next := gw1.m.groups["default"].newest()
+	held := sub.m.groups["default"].newest()
+	held.id = next.id // as if sub held another secret with the id of the one to come
+	events := sub.inject(KeysTopic(testPrefix, "default"), w.retained[KeysTopic(testPrefix, "default")])
+	if !refused(events, crypto.ErrCollision) {
+		t.Errorf("collision:%s", describe(events))
+	}
+	if len(sub.m.groups["default"].keys) != 1 {
+		t.Error("the colliding key was taken in")
+	}
+}
+
+// repeatReader gives the same 32 bytes twice, then goes on with another source.
+type repeatReader struct {
+	first []byte
+	times int
+	next  interface{ Read([]byte) (int, error) }
+}
+
+func (r *repeatReader) Read(b []byte) (int, error) {
+	if r.times > 0 && len(b) == len(r.first) {
+		r.times--
+		return copy(b, r.first), nil
+	}
+	return r.next.Read(b)
+}
+
+func TestMinterRedraws(t *testing.T) {
+	w := newWorld(t)
+	gw1, _, _ := w.fleet()
+	g := gw1.m.groups["default"]
+	gw1.m.cfg.Rand = &repeatReader{g.newest().secret.Bytes(), 3, w.rand}
+	w.rotate()
+	if len(g.keys) != 2 || g.keys[0].id == g.keys[1].id {
+		t.Fatalf("keys %v %v", g.keys[0].id, g.newest().id)
+	}
+	gw1.m.cfg.Rand = &repeatReader{g.newest().secret.Bytes(), 1 << 20, w.rand}
+	if err := gw1.m.Rotate(w.now(), "default"); !errors.Is(err, crypto.ErrCollision) {
+		t.Errorf("a broken source: %v", err)
+	}
+}
+
+func TestUnknownKeyIsAskedForAtOnce(t *testing.T) {
+	w := newWorld(t)
+	gw1, _, sub := w.fleet()
+	keys := KeysTopic(testPrefix, "default")
+	w.drop = func(to *node, topic string) bool { return to == sub && topic == keys }
+	w.rotate()
+	w.run(11 * time.Second)
+	id := gw1.sendKey().ID
+	if sub.ring.Find("default", id) != nil {
+		t.Fatal("the announcement was not lost")
+	}
+	sub.m.UnknownKey(w.now(), "default", id)
+	sub.flush()
+	w.run(100 * time.Millisecond)
+	if sub.ring.Find("default", id) == nil {
+		t.Fatalf("not resolved within 100 ms:%s", describe(sub.events))
+	}
+}
+
+// TestUnknownKeyFlood: F16. A million made-up ids cost one query in 30 s and no memory.
+func TestUnknownKeyFlood(t *testing.T) {
+	w := newWorld(t)
+	_, _, sub := w.fleet()
+	mark := len(w.log)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for i := range 1_000_000 {
+		id := crypto.KeyID{byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}
+		sub.m.UnknownKey(w.now(), "default", id)
+		if i%10_000 == 0 {
+			sub.flush()
+			w.run(time.Second)
+		}
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	u := &sub.m.groups["default"].unknown
+	if len(u.asked) > MaxAskedIDs || len(u.absent) > MaxUnknownIDs {
+		t.Errorf("%d asked, %d absent", len(u.asked), len(u.absent))
+	}
+	if n := w.count(KindHello, mark); n < 2 || n > 5 {
+		t.Errorf("%d queries in 100 s, 4 expected", n)
+	}
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 2<<20 {
+		t.Errorf("the heap grew by %d bytes", grown)
+	}
+	// An id that was asked for in vain is not asked for again.
+	absent := u.absent[len(u.absent)-1].id
+	w.run(time.Minute)
+	mark = len(w.log)
+	sub.m.UnknownKey(w.now(), "default", absent)
+	sub.flush()
+	w.run(time.Minute)
+	if n := w.count(KindHello, mark); n != 0 {
+		t.Errorf("%d queries for an id in the negative cache", n)
+	}
+}
+
+// TestHelloFlood: however many ask, a keeper's HPKE operations and memory are bounded, and one
+// member that repeats itself is answered once.
+func TestHelloFlood(t *testing.T) {
+	w := newWorld(t)
+	gw1, _, _ := w.fleet()
+	one := &node{w: w, id: w.identity(crypto.RoleSubscriber, "loud")}
+	mark := len(w.log)
+	for range 300 {
+		msg, _ := one.hello(nil)
+		gw1.inject(ControlTopic(testPrefix), msg)
+	}
+	if n := len(gw1.m.keeper.grants); n != 1 {
+		t.Errorf("%d of one member's Hellos wait, 1 expected", n)
+	}
+	w.run(5 * time.Second)
+	if n := w.count(KindGrant, mark); n != 2 {
+		t.Errorf("%d Grants to one member, 2 expected: at once, and for the last Hello", n)
+	}
+	mark = len(w.log)
+	gw1.m.keeper.hpke = newBucket(10, 20)
+	start := w.mono
+	for i := range 100 {
+		n := &node{w: w, id: w.identity(crypto.RoleSubscriber, fmt.Sprintf("s%d", i))}
+		msg, _ := n.hello(nil)
+		gw1.inject(ControlTopic(testPrefix), msg)
+	}
+	w.run(3 * time.Second)
+	if n, most := w.count(KindGrant, mark), 20+int((w.mono-start).Seconds()*10)+1; n > most || n < most-5 {
+		t.Errorf("%d Grants in %v, at most %d expected", n, w.mono-start, most)
+	}
+}
+
+func TestKeeperQueueIsBounded(t *testing.T) {
+	var q []*pendingHello
+	for i := range MaxPendingHellos + 10 {
+		err := enqueue(&q, &pendingHello{from: crypto.Member{CertHash: [32]byte{byte(i), byte(i >> 8)}}}, MaxPendingHellos)
+		if (err != nil) != (i >= MaxPendingHellos) {
+			t.Fatalf("%d: %v", i, err)
+		}
+	}
+	var k keeperState
+	k.init(10)
+	for i := range 3 * MaxSeenNonces {
+		k.markSeen([16]byte{byte(i), byte(i >> 8), byte(i >> 16)})
+	}
+	if len(k.seen) != MaxSeenNonces || len(k.order) != MaxSeenNonces {
+		t.Errorf("%d nonces remembered", len(k.seen))
+	}
+}
+
+func TestEventsAreBounded(t *testing.T) {
+	w := newWorld(t)
+	gw := w.add(crypto.RoleGateway, "gw1").connect()
+	for range 10 * MaxEvents {
+		gw.m.Receive(w.now(), "other/topic", nil, false)
+	}
+	if n := len(gw.m.Take().Events); n > MaxEvents {
+		t.Errorf("%d events kept", n)
+	}
+	if s := gw.m.Status(w.now()); s.Counters[Counter{KindUnknown, ResultRefused}] != 10*MaxEvents {
+		t.Errorf("counters %v", s.Counters)
+	}
+}
