@@ -47,7 +47,7 @@ func Mosquitto(t T, o BrokerOptions) *Broker {
 	}
 	var s strings.Builder
 	s.WriteString("user root\nper_listener_settings false\nallow_anonymous true\npersistence false\nmax_queued_messages 0\n" +
-		"max_inflight_messages 0\nset_tcp_nodelay true\nlog_type error\nlog_type warning\nlog_type notice\nlog_type information\n" + o.Extra)
+		"max_inflight_messages 0\nset_tcp_nodelay true\nlog_type error\nlog_type warning\nlog_type notice\nlog_type information\nlog_type subscribe\n" + o.Extra)
 	port := o.TLS
 	if o.Plain != 0 {
 		fmt.Fprintf(&s, "\nlistener %d %s\n", o.Plain, o.Host)

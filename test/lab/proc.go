@@ -44,7 +44,8 @@ type Cmd struct {
 	Stdin bool // keep a pipe to the process's standard input, see Write
 }
 
-// Start starts a process. When the test has failed, the last lines of its standard error go to the test's log.
+// Start starts a process. When the test has failed, the last lines of its standard error go to the test's log, unless it
+// ended with exit code 0.
 func Start(t T, c Cmd) *Proc {
 	t.Helper()
 	p := &Proc{Name: filepath.Base(c.Path), done: make(chan struct{}), changed: make(chan struct{})}
@@ -74,7 +75,7 @@ func Start(t T, c Cmd) *Proc {
 	}()
 	t.Cleanup(func() {
 		p.Kill()
-		if t.Failed() {
+		if t.Failed() && p.cmd.ProcessState.ExitCode() != 0 {
 			t.Logf("%s %s wrote at the end:\n%s", p.Name, strings.Join(c.Args, " "), tail(p.Stderr(), 30))
 		}
 	})
