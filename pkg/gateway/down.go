@@ -272,7 +272,7 @@ func (d *downPath) reserve(n int) error {
 
 // flush writes what has been transformed, in both directions, and counts it.
 func (d *downPath) flush() error {
-	d.tally.flush(d.c, len(d.out.b))
+	d.tally.flush(d.c, 1, len(d.out.b))
 	if d.gaps > 0 {
 		d.c.g.metrics.gaps.AddInt64(int64(d.gaps))
 		d.gaps = 0

@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"io"
+	"math/bits"
 	"slices"
 	"strings"
 	"sync"
@@ -65,51 +66,43 @@ func (v verdict) refused() bool { return v == upDeny || v == upNoKey || v > down
 // tally counts the messages of one batch, so that a message costs an increment of a local
 // number and a batch the atomic ones.
 type tally struct {
-	n   [verdicts]uint32
-	any bool
+	n    [verdicts]uint32
+	seen uint32 // bit v: n[v] is not 0
 }
+
+const _ = uint(32 - verdicts) // seen has a bit for each
 
 func (t *tally) add(v verdict) {
 	t.n[v]++
-	t.any = true
+	t.seen |= 1 << v
 }
 
-// flush adds the batch to the counters; written is the number of bytes about to be written.
-func (t *tally) flush(c *conn, written int) {
+// flush adds the batch of one direction, 0 up and 1 down, to the counters; written is the
+// number of bytes about to be written.
+func (t *tally) flush(c *conn, direction, written int) {
 	m := c.g.metrics
-	if !t.any && written == 0 {
-		return
+	if written > 0 {
+		m.bytes[direction].AddInt64(int64(written))
 	}
-	var delivered [2]uint64
-	refused := uint64(0)
-	for v, n := range t.n {
-		if n == 0 {
-			continue
-		}
+	delivered, refused := uint64(0), uint64(0)
+	for t.seen != 0 {
+		v := verdict(bits.TrailingZeros32(t.seen))
+		t.seen &^= 1 << v
+		n := t.n[v]
+		t.n[v] = 0
 		m.messages[v].AddInt64(int64(n))
-		switch v := verdict(v); {
-		case v.refused():
+		if v.refused() {
 			refused += uint64(n)
-		case v < downOpen:
-			delivered[0] += uint64(n)
-		default:
-			delivered[1] += uint64(n)
+		} else {
+			delivered += uint64(n)
 		}
 	}
-	direction := 0
-	if &c.up.tally != t {
-		direction = 1
-	}
-	m.bytes[direction].AddInt64(int64(written))
-	for i, n := range delivered {
-		if n > 0 {
-			c.messages[i].Add(n)
-		}
+	if delivered > 0 {
+		c.messages[direction].Add(delivered)
 	}
 	if refused > 0 {
 		c.refusedMsg.Add(refused)
 	}
-	*t = tally{}
 }
 
 // Metrics are the data plane's counters, under their Prometheus names.

@@ -237,6 +237,10 @@ func (d *downPath) deliver(s *openStream, p *mqttparse.Publish, env *crypto.Enve
 	return nil
 }
 
+// headerMost is the longest PUBLISH header without topic and properties: first byte,
+// Remaining Length, topic length, packet id, property length.
+const headerMost = 1 + 4 + 2 + 2 + 4
+
 // openInto appends the opened message: header, then the inner plaintext right where the
 // payload belongs. An inner plaintext begins with the length of its properties. In MQTT 5
 // the header ends with just that; before, that byte covers the last one of the header, which is
@@ -245,13 +249,13 @@ func (d *downPath) openInto(s *openStream, p *mqttparse.Publish, outer []byte, e
 	const tag = 16
 	v := d.c.version
 	inner := len(env.Ciphertext) - tag
-	head := *p
-	head.Properties = nil
-	if err := d.reserve(mqttparse.PublishLen(v, &head, inner-1) + len(outer) + 8); err != nil {
+	p.Properties = nil
+	// A packet that grows by no more than properties is never longer than this.
+	if err := d.reserve(len(p.Topic) + len(env.Ciphertext) + len(outer) + headerMost); err != nil {
 		return 0, err
 	}
 	start = len(d.out.b)
-	out := mqttparse.AppendPublishHeader(d.out.b, v, &head, inner-1)
+	out := mqttparse.AppendPublishHeader(d.out.b, v, p, inner-1)
 	if out == nil {
 		return 0, crypto.ErrForged
 	}
@@ -271,7 +275,7 @@ func (d *downPath) openInto(s *openStream, p *mqttparse.Publish, outer []byte, e
 		return 0, crypto.ErrInner
 	case v == mqttparse.V5 && len(outer) == 0:
 	default:
-		out = d.rebuild(out, start, &head, outer, props, payload)
+		out = d.rebuild(out, start, p, outer, props, payload)
 	}
 	d.out.b = out
 	return start, nil
@@ -280,7 +284,6 @@ func (d *downPath) openInto(s *openStream, p *mqttparse.Publish, outer []byte, e
 // rebuild writes the opened message again, with the properties of both sides, the inner in
 // place of the outer: or with none for a receiver before MQTT 5.
 func (d *downPath) rebuild(out []byte, start int, head *mqttparse.Publish, outer, props, payload []byte) []byte {
-	head.Properties = nil
 	if d.c.version == mqttparse.V5 {
 		head.Properties = append(append(make([]byte, 0, len(outer)+len(props)), outer...), props...)
 	}

@@ -314,7 +314,7 @@ func (u *upPath) reserve(n int) error {
 
 // flush writes what has been transformed, in both directions, and counts it.
 func (u *upPath) flush() error {
-	u.tally.flush(u.c, len(u.out.b))
+	u.tally.flush(u.c, 0, len(u.out.b))
 	if len(u.reply.b) > 0 {
 		_, err := u.c.dev.Write(u.reply.b)
 		u.reply.sent()
