@@ -80,7 +80,8 @@ func (o *options) parse(env cmdenv.Env, args []string, least, most int) error {
 				o.help(env.Stdout)
 				return err
 			}
-			return usagef("%s; `sealctl %s -h` lists the flags", strings.TrimPrefix(err.Error(), "flag "), o.c.name)
+			text := strings.Replace(err.Error(), "flag provided but not defined: ", "unknown flag ", 1)
+			return usagef("%s; `sealctl %s -h` lists the flags", text, o.c.name)
 		}
 		if args = o.fs.Args(); len(args) > 0 {
 			o.args, args = append(o.args, args[0]), args[1:]
