@@ -1,11 +1,130 @@
 package steer
 
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
 // Ability is one thing that this kernel and this process can do, or cannot and why.
 type Ability struct {
-	Name   string // short, stable: "tcx", "clsact", "classifier", "transparent", "nf_tables", "policy-route", "bpffs"
+	Name   string // short, stable; see Abilities
 	OK     bool
-	Detail string // what was tried and, when not OK, what is missing
+	Detail string // what it is for and, when not OK, what is missing; one line
 }
 
-// Abilities probes the kernel. It changes nothing that outlives the call.
-func Abilities() []Ability { return nil }
+// abilities in the order in which mode tc needs them. Each is tried for real.
+var abilities = []struct {
+	name, use string
+	try       func(*program) error
+}{
+	{"nf_tables", "the guard", func(*program) error { return installGuard([]uint16{1883}) }},
+	{"policy-route", "delivery to the gateway", func(*program) error { return installRoutes([]string{"sealgate0"}, []uint16{1883}) }},
+	{"transparent", "the listener", tryListener},
+	{"sk_assign", "the classifier", tryProgram},
+	{"tcx", "attaching, first choice", tryTCX},
+	{"bpffs", "attaching by tcx for good", func(*program) error { return tryBPFFS() }},
+	{"clsact", "attaching, second choice", tryClsact},
+}
+
+// Abilities tries what mode tc needs, in an empty network namespace that goes again: nf_tables, policy-route,
+// transparent, sk_assign, and tcx with bpffs or else clsact. It changes nothing outside.
+func Abilities() []Ability {
+	done := make(chan []Ability)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine, and the namespace with the thread
+		done <- probe(unix.Unshare(unix.CLONE_NEWNET))
+	}()
+	return <-done
+}
+
+func probe(unshared error) []Ability {
+	var p *program
+	if unshared == nil {
+		p, _ = loadProgram() // an error shows in tryProgram
+	}
+	if p != nil {
+		defer p.close()
+	}
+	var list []Ability
+	for _, a := range abilities {
+		err := unshared
+		if err == nil {
+			err = a.try(p)
+		}
+		list = append(list, ability(a.name, a.use, err))
+	}
+	return list
+}
+
+func ability(name, use string, err error) Ability {
+	switch {
+	case err == nil:
+		return Ability{name, true, use}
+	case errors.Is(err, unix.EPERM):
+		return Ability{name, false, fmt.Sprintf("%s: not tried: run as root to find out", use)}
+	}
+	return Ability{name, false, fmt.Sprintf("%s: %v", use, err)}
+}
+
+func tryListener(*program) error {
+	l, err := openTransparent(context.Background())
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
+func tryProgram(p *program) error {
+	if p != nil {
+		return nil
+	}
+	_, err := loadProgram()
+	return err
+}
+
+var errNoClassifier = errors.New("the classifier cannot be loaded")
+
+func tryTCX(p *program) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if p == nil {
+		return errNoClassifier
+	}
+	l, err := link.AttachTCX(link.TCXOptions{
+		Interface: lo.Attrs().Index, Program: p.objects.SealgateSteer, Attach: ebpf.AttachTCXIngress,
+	})
+	if err != nil {
+		return fmt.Errorf("kernel 6.6 or newer is needed: %w", err)
+	}
+	return l.Close()
+}
+
+// tryBPFFS does not mount: where there is none, Listen will try.
+func tryBPFFS() error {
+	if !isBPFFS(bpffsRoot) {
+		_, err := os.ReadDir(bpffsRoot)
+		return err
+	}
+	return sharedBPFFS()
+}
+
+func tryClsact(p *program) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if p == nil {
+		return errNoClassifier
+	}
+	return attachClsact(p.objects.SealgateSteer, lo)
+}

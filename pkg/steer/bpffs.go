@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,23 +36,20 @@ func pinPath() (string, error) {
 	return filepath.Join(bpffsRoot, pinDirectory, "net-"+strconv.FormatUint(st.Ino, 10)), nil
 }
 
-// haveBPFFS makes sure that what is pinned stays when this process ends. A file system that only this process's mount
-// namespace sees goes with it, and with it the classifier.
+// haveBPFFS makes sure that there is a BPF file system, and that what is pinned there stays when this process ends. One
+// that only this process's mount namespace has goes with it, and with it the classifier; so the first process must see
+// the same one.
 func haveBPFFS() error {
-	private, err := privateMounts()
-	if err != nil {
-		return err
-	}
 	if !isBPFFS(bpffsRoot) {
-		if private {
-			return fmt.Errorf("no BPF file system at %s, and none can be mounted for good from a private mount namespace", bpffsRoot)
+		if err := mountBPFFS(); err != nil {
+			return err
 		}
-		return mountBPFFS()
+		if err := sharedBPFFS(); err != nil {
+			unix.Unmount(bpffsRoot, 0)
+			return err
+		}
 	}
-	if private && !sameDevice(bpffsRoot, "/proc/1/root"+bpffsRoot) {
-		return fmt.Errorf("the BPF file system at %s is private to this process's mount namespace", bpffsRoot)
-	}
-	return nil
+	return sharedBPFFS()
 }
 
 func mountBPFFS() error {
@@ -74,16 +72,34 @@ func isBPFFS(path string) bool {
 	return unix.Statfs(path, &st) == nil && int64(st.Type) == unix.BPF_FS_MAGIC
 }
 
-// privateMounts tells whether this process sees other mounts than the first process.
-func privateMounts() (bool, error) {
-	var own, first unix.Stat_t
-	if err := errors.Join(unix.Stat("/proc/self/ns/mnt", &own), unix.Stat("/proc/1/ns/mnt", &first)); err != nil {
-		return false, fmt.Errorf("compare mount namespaces: %w", err)
+// sharedBPFFS compares what this process and the first one have mounted.
+func sharedBPFFS() error {
+	own, err := mountedBPFFS("/proc/self/mountinfo")
+	if err != nil {
+		return err
 	}
-	return own.Ino != first.Ino, nil
+	first, err := mountedBPFFS("/proc/1/mountinfo")
+	if err != nil {
+		return err
+	}
+	if own == "" || own != first {
+		return fmt.Errorf("the BPF file system at %s is private to this process's mount namespace and would go with it", bpffsRoot)
+	}
+	return nil
 }
 
-func sameDevice(a, b string) bool {
-	var sa, sb unix.Stat_t
-	return unix.Stat(a, &sa) == nil && unix.Stat(b, &sb) == nil && sa.Dev == sb.Dev
+// mountedBPFFS returns the device number of the BPF file system in a mountinfo file, see proc_pid_mountinfo(5).
+func mountedBPFFS(path string) (device string, err error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("read the mount table: %w", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		before, after, ok := strings.Cut(line, " - ")
+		fields := strings.Fields(before)
+		if ok && len(fields) > 4 && fields[4] == bpffsRoot && strings.HasPrefix(after, "bpf ") {
+			device = fields[2] // the last one is on top
+		}
+	}
+	return device, nil
 }
