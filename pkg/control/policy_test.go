@@ -233,8 +233,9 @@ func TestStandaloneKeeper(t *testing.T) {
 
 func TestKeylessOperatorFollowsOnly(t *testing.T) {
 	w := newWorld(t)
-	op := w.add(crypto.RoleOperator, "root", func(c *Config) { c.Keyless, c.Policy = true, nil }).connect()
 	w.fleet()
+	op := w.add(crypto.RoleOperator, "root", func(c *Config) { c.Keyless, c.Policy = true, nil }).connect()
+	w.run(time.Minute)
 	if op.policy == nil || op.ring != nil && len(op.ring.Groups()) != 0 {
 		t.Errorf("policy %v, groups %v", op.policy, op.ring.Groups())
 	}
