@@ -63,6 +63,9 @@ func TestRotationLosesNothing(t *testing.T) {
 		t.Errorf("%d messages acknowledged, want at least %d", n, connections*perDevice)
 	}
 	checkArrived(t, sub, &acked)
+	if len(sub.keys) != rotations+1 {
+		t.Errorf("messages were sealed with %d keys, want %d: one more than rotations", len(sub.keys), rotations+1)
+	}
 }
 
 // checkArrived waits until every acknowledged payload was opened, and fails for what was not, or was opened twice, or came

@@ -70,7 +70,7 @@ var failings = []failing{
 		}
 		t.Cleanup(func() { l.Close() })
 		return with(t, p, p.Programs.Gatewayd, func(c lab.Conf) { c.Set("steer", "listen", l.Addr().String()) })
-	}, 1, []string{"in use", "listen"}},
+	}, 1, []string{"steer.listen", "taken"}},
 	{"gatewayd: uplink CA missing", func(t *testing.T, p *lab.Plant) lab.Cmd {
 		return with(t, p, p.Programs.Gatewayd, func(c lab.Conf) { c.Set("uplink", "ca", "/nonexistent/ca.pem") })
 	}, 0, []string{"/nonexistent/ca.pem"}},
@@ -86,12 +86,12 @@ var failings = []failing{
 	{"sealctl: another CA", func(t *testing.T, p *lab.Plant) lab.Cmd {
 		return lab.Cmd{Path: p.Programs.Sealctl, Args: []string{"pub", "-i", p.Fleet.Identity("sub1"), "-b", p.URL(),
 			"-t", "plant/x", "-m", "x", "--cafile", lab.NewCA(t, "another").File}}
-	}, 1, []string{"unknown authority", "--cafile"}},
+	}, 1, []string{"not signed by", "--cafile"}},
 	{"sealctl: expired broker certificate", func(t *testing.T, p *lab.Plant) lab.Cmd {
 		url := brokerWith(t, p.CA.Issue(t, "expired", time.Now().Add(-time.Hour), "127.0.0.1"))
 		return lab.Cmd{Path: p.Programs.Sealctl, Args: []string{"pub", "-i", p.Fleet.Identity("sub1"), "-b", url,
 			"-t", "plant/x", "-m", "x", "--cafile", p.CA.File}}
-	}, 1, []string{"expired"}},
+	}, 1, []string{"not valid now", "renew it"}},
 	{"sealctl: nobody listens", func(t *testing.T, p *lab.Plant) lab.Cmd {
 		url := "mqtts://127.0.0.1:" + strconv.Itoa(lab.FreePort(t))
 		return lab.Cmd{Path: p.Programs.Sealctl, Args: []string{"pub", "-i", p.Fleet.Identity("sub1"), "-b", url,
@@ -152,7 +152,7 @@ func TestUnreadableConfiguration(t *testing.T) {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	programs := copyPrograms(t, p, dir)
 	file := filepath.Join(dir, "sealgate.toml")
-	p.Conf.Set("steer", "mode", "tc").Set("steer", "lan", []string{"lo"}).Set("steer", "uplink", []string{"lo"})
+	p.Conf.Set("steer", "mode", "tc").Set("steer", "lan", []string{"lan0"}).Set("steer", "uplink", []string{"up0"})
 	if err := os.WriteFile(file, []byte(p.Conf.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -196,9 +196,9 @@ func TestUplinkErrors(t *testing.T) {
 		name, says string
 		cert       lab.Cert
 	}{
-		{"another CA", "unknown authority", lab.NewCA(t, "another").Issue(t, "b", time.Time{}, "127.0.0.1")},
-		{"expired", "expired", p.CA.Issue(t, "expired", time.Now().Add(-time.Hour), "127.0.0.1")},
-		{"another host", "127.0.0.1", p.CA.Issue(t, "host", time.Time{}, "10.9.9.9")},
+		{"another CA", "not signed by uplink.ca", lab.NewCA(t, "another").Issue(t, "b", time.Time{}, "127.0.0.1")},
+		{"expired", "not valid now", p.CA.Issue(t, "expired", time.Now().Add(-time.Hour), "127.0.0.1")},
+		{"another host", "not for", p.CA.Issue(t, "host", time.Time{}, "10.9.9.9")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p.Broker.Kill()

@@ -13,9 +13,7 @@ import (
 // line is one object that `sealctl sub --json` prints.
 type line struct {
 	Topic, Payload, Status string
-	From, To               uint64
-	Stream                 string
-	Seq                    uint64
+	Key                    string
 }
 
 // subscriber is a running `sealctl sub --json` beside the broker, whose lines are counted as they come.
@@ -23,12 +21,13 @@ type subscriber struct {
 	proc     *lab.Proc
 	read     int                       // lines taken in so far
 	payloads map[string]map[string]int // payload to status to number of lines; lines without payload under ""
+	keys     map[string]bool           // ids of the keys that opened something
 	bad      []string                  // the first lines with a status other than ok and duplicate
 }
 
 func subscribe(t *testing.T, p *lab.Plant, filter string) *subscriber {
 	t.Helper()
-	s := &subscriber{payloads: map[string]map[string]int{}}
+	s := &subscriber{payloads: map[string]map[string]int{}, keys: map[string]bool{}}
 	s.proc = lab.Start(t, p.SealctlCmd("sub", "-t", filter, "-q", "1", "--json"))
 	if err := s.proc.AwaitLine(lab.Within(t, 40*time.Second), "subscribed"); err != nil {
 		t.Fatal(err)
@@ -55,6 +54,9 @@ func (s *subscriber) take(text string) {
 		s.payloads[l.Payload] = map[string]int{}
 	}
 	s.payloads[l.Payload][l.Status]++
+	if l.Status == "ok" {
+		s.keys[l.Key] = true
+	}
 	if l.Status != "ok" && l.Status != "duplicate" && len(s.bad) < 10 {
 		s.bad = append(s.bad, text)
 	}
