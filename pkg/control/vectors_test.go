@@ -183,7 +183,7 @@ func (s vectorSet) hellos() {
 	for name, h := range map[string]*Hello{"-keys": goodHello(), "-confirm": goodConfirmHello()} {
 		f := fields{h.Want.String(), h.Inbox[:], h.Public, h.Nonce[:], h.PolicyVersion, h.PolicyHash[:], nil}
 		for _, g := range h.Groups {
-			f.Groups = append(f.Groups, known(g))
+			f.Groups = append(f.Groups, known{g.Name, g.Generation, g.Number})
 		}
 		s.ok(name, "a member asks about groups", "4.1", "hello", f, h.Marshal())
 	}
