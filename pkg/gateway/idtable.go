@@ -29,7 +29,7 @@ func (t *idTable[T]) find(id uint16) int {
 
 // get returns a pointer that is valid until the next put or remove, nil if id is unknown.
 func (t *idTable[T]) get(id uint16) *T {
-	if t.n == 0 {
+	if t.n == 0 || id == 0 {
 		return nil
 	}
 	if s := &t.slots[t.find(id)]; s.id == id {
@@ -73,7 +73,7 @@ func (t *idTable[T]) grow(b *budget, slotSize int) bool {
 
 // remove forgets id and reports whether it was known.
 func (t *idTable[T]) remove(id uint16) bool {
-	if t.n == 0 {
+	if t.n == 0 || id == 0 {
 		return false
 	}
 	i := t.find(id)
