@@ -34,6 +34,7 @@ func (d *daemon) listenMetrics(addr string) (*http.Server, error) {
 	if err != nil {
 		return nil, listenError("metrics.listen", addr, err)
 	}
+	d.log.Info("metrics server listens", "addr", l.Addr().String())
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", d.serveMetrics)
 	mux.HandleFunc("GET /status", d.serveStatus)

@@ -57,7 +57,7 @@ func (k *keyState) stats(s keylink.Snapshot) {
 
 // merge takes a snapshot over and returns the state for the pipeline. Under the policy
 // already in force, keys that controld does not mention stay: to open with until their
-// history ends, and to seal with as long as controld has no word about their group. A new
+// history ends, and to seal with until controld has a send key for their group. A new
 // policy replaces all keys. A policy older than the one in force is refused.
 func (k *keyState) merge(s keylink.Snapshot, now time.Duration) (*gateway.State, []note, error) {
 	k.mu.Lock()
@@ -115,18 +115,20 @@ func (k *keyState) follow(encoded []byte) error {
 	return nil
 }
 
-// mergeKeys is next and, to open with only, those of old that next does not have. An empty
-// next takes all away.
+// mergeKeys is next and those of old that next does not have. Of these the send keys seal on
+// until next has one of its own: a controld that has just started holds keys that nobody has
+// confirmed to it yet. An empty next takes all away.
 func mergeKeys(old, next []crypto.Key) []crypto.Key {
 	if len(next) == 0 {
 		return nil
 	}
 	merged := slices.Clone(next)
+	sending := slices.ContainsFunc(next, func(k crypto.Key) bool { return k.Send })
 	for _, key := range old {
 		if slices.ContainsFunc(next, func(n crypto.Key) bool { return n.ID == key.ID }) {
 			continue
 		}
-		key.Send = false
+		key.Send = key.Send && !sending
 		merged = append(merged, key)
 	}
 	slices.SortFunc(merged, func(a, b crypto.Key) int { return b.Compare(&a) })
