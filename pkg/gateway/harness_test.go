@@ -446,6 +446,7 @@ func (p *peer) ended() {
 		if ne, ok := err.(net.Error); ok && ne.Timeout() {
 			p.tb.Fatal("the connection stays open")
 		}
+		p.Close()
 		return
 	}
 }
