@@ -18,7 +18,9 @@ func frame(layers ...layer) []byte {
 	return b
 }
 
-func raw(b []byte) layer { return func(inner []byte) []byte { return append(slices.Clone(b), inner...) } }
+func raw(b []byte) layer {
+	return func(inner []byte) []byte { return append(slices.Clone(b), inner...) }
+}
 
 // cut keeps the first n bytes of what follows it.
 func cut(n int) layer { return func(inner []byte) []byte { return inner[:min(n, len(inner))] } }

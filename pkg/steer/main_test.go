@@ -1,0 +1,88 @@
+package steer
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"runtime"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"sealgate/test/lab"
+)
+
+// daemonEnv makes the test binary a steering daemon instead: a process of its own, in a namespace of its own, that can
+// be killed. Its value is the Options as JSON.
+const (
+	daemonEnv = "SEALGATE_STEER_TEST_DAEMON"
+	dropEnv   = "SEALGATE_STEER_TEST_DROP"  // set: drop all capabilities first
+	closeEnv  = "SEALGATE_STEER_TEST_CLOSE" // set: close each connection after the greeting
+)
+
+func TestMain(m *testing.M) {
+	if o := os.Getenv(daemonEnv); o != "" {
+		os.Exit(daemon(o, os.Stdin, os.Stdout, os.Stderr))
+	}
+	lab.Main(m)
+}
+
+// daemon steers, greets each connection with its local address and echoes what it sends. It obeys lines on its standard
+// input: "counters" prints them, "close" closes the steering but not the connections.
+func daemon(options string, in io.Reader, out, errs io.Writer) int {
+	runtime.LockOSThread()
+	if os.Getenv(dropEnv) != "" {
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var none [2]unix.CapUserData
+		if err := unix.Capset(&header, &none[0]); err != nil {
+			fmt.Fprintln(errs, err)
+			return 2
+		}
+	}
+	var o Options
+	if err := json.Unmarshal([]byte(options), &o); err != nil {
+		fmt.Fprintln(errs, err)
+		return 2
+	}
+	s, err := Listen(context.Background(), o, slog.New(slog.NewTextHandler(errs, nil)))
+	if err != nil {
+		fmt.Fprintln(errs, "error:", err)
+		return 1
+	}
+	attached, _ := json.Marshal(s.Attached())
+	fmt.Fprintf(out, "ready %s\n", attached)
+	go accept(s.Listener, out)
+	for lines := bufio.NewScanner(in); lines.Scan(); {
+		switch lines.Text() {
+		case "counters":
+			c, err := s.Counters()
+			b, _ := json.Marshal(c)
+			fmt.Fprintf(out, "counters %s %v\n", b, err)
+		case "close":
+			fmt.Fprintf(out, "closed %v\n", s.Close())
+		}
+	}
+	return 0
+}
+
+func accept(l net.Listener, out io.Writer) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		fmt.Fprintf(out, "accepted %s\n", conn.LocalAddr())
+		go func() {
+			defer conn.Close()
+			fmt.Fprintf(conn, "%s\n", conn.LocalAddr())
+			if os.Getenv(closeEnv) == "" {
+				io.Copy(conn, conn)
+			}
+		}()
+	}
+}
