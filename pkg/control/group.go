@@ -30,6 +30,7 @@ type group struct {
 	keys     []*key       // ascending: the newest last
 	lineages []*lineage   // KEKs, oldest first
 	highest  crypto.Epoch // of all keys ever held: it does not fall when keys are pruned
+	reported crypto.Epoch // the highest generation and number that anybody told of, no policy version (F20)
 	sending  *key         // what the keyring last given out seals under
 
 	ask      askState

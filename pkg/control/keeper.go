@@ -34,6 +34,7 @@ type pendingHello struct {
 	digest  []byte // the signed Hello, which the Grant's HPKE info binds
 	expires time.Duration
 	after   time.Duration // not to be answered before
+	held    bool          // a group of it is not ready: its epoch is not made, or not yet seen at the broker
 }
 
 func (k *keeperState) init(rate int) {
@@ -48,7 +49,11 @@ func (k *keeperState) drop() {
 func (k *keeperState) due(now time.Duration) time.Duration {
 	due := k.batchAt
 	for _, p := range k.grants {
-		due = min(due, max(p.after, k.hpke.ready(now)))
+		if p.held {
+			due = min(due, p.expires)
+		} else {
+			due = min(due, max(p.after, k.hpke.ready(now)))
+		}
 	}
 	return due
 }
@@ -190,7 +195,7 @@ func (m *Machine) runKeeper() {
 	maps.DeleteFunc(k.served, func(_ [32]byte, at time.Duration) bool { return at+MemberInterval <= now })
 	waiting := k.grants[:0]
 	for _, p := range k.grants {
-		if p.after > now || !k.hpke.take(now) {
+		if p.held = m.held(p); p.held || p.after > now || !k.hpke.take(now) {
 			waiting = append(waiting, p)
 			continue
 		}
@@ -203,19 +208,27 @@ func (m *Machine) runKeeper() {
 	}
 }
 
+// held reports whether the answer has to wait: members that got an epoch which its
+// announcement has not brought to the others would use it too early.
+func (m *Machine) held(p *pendingHello) bool {
+	return slices.ContainsFunc(p.hello.Groups, func(hg HelloGroup) bool {
+		g := m.groups[hg.Name]
+		return g != nil && g.leader && (g.lead.chain == nil || g.lead.jumpDue || g.newest().unannounced)
+	})
+}
+
 // serve answers one Hello for keys.
 func (m *Machine) serve(p *pendingHello) {
 	var body GrantBody
 	quota := max(2, MaxGrantKeys/len(p.hello.Groups))
 	for _, hg := range p.hello.Groups {
 		g := m.groups[hg.Name]
-		if g == nil || !g.leader || g.lead.chain == nil || g.lead.jumpDue || !m.mayHold(g.def, p.from) {
-			continue // the policy has changed since, or a higher generation is about to begin
+		if g == nil || !g.leader || !m.mayHold(g.def, p.from) {
+			continue // the policy has changed since
 		}
 		body = append(body, m.grantGroup(g, p.from, quota))
 	}
 	if len(body) == 0 {
-		m.event(Event{Kind: KindHello, Result: ResultIgnored, From: label(p.from), Detail: "no keys yet; it asks again"})
 		return
 	}
 	if err := m.sendGrant(p, body); err != nil {

@@ -19,7 +19,6 @@ type leaderState struct {
 	wraps      []EpochWrap    // of this generation, newest first
 	policy     *policy.Signed // in force when it last minted
 	message    []byte         // the signed announcement
-	reported   crypto.Epoch   // the highest generation and number that anybody told of; no policy version
 	bootAt     time.Duration  // start the first generation then
 	rotateAt   time.Duration  // the next scheduled epoch
 	announceAt time.Duration  // publish the announcement again, unless the broker shows it before
@@ -157,7 +156,7 @@ func (m *Machine) mint(g *group, fresh bool, why string) error {
 
 func (m *Machine) mintNext(g *group, fresh bool) error {
 	l, now := &g.lead, m.now.Mono
-	e := crypto.Epoch{PolicyVersion: m.policy.Document.Version, Generation: max(g.highest.Generation, l.reported.Generation), Number: max(g.highest.Number, l.reported.Number) + 1}
+	e := crypto.Epoch{PolicyVersion: m.policy.Document.Version, Generation: max(g.highest.Generation, g.reported.Generation), Number: max(g.highest.Number, g.reported.Number) + 1}
 	if fresh {
 		e.Generation++
 	} else {
@@ -298,17 +297,18 @@ func (m *Machine) noteReport(g *group, generation, number uint64, capped bool) b
 	if generation < g.highest.Generation || generation == g.highest.Generation && number <= g.highest.Number {
 		return false
 	}
-	l.reported.Generation = max(l.reported.Generation, generation)
-	l.reported.Number = max(l.reported.Number, number)
-	l.jumpDue = l.chain != nil
+	g.reported.Generation = max(g.reported.Generation, generation)
+	g.reported.Number = max(g.reported.Number, number)
+	l.jumpDue = g.leader && l.chain != nil
 	return true
 }
 
 // ReportEpoch tells the highest epoch of group that this member's data plane holds
-// keys of: after a restart of a keeper it is how the keeper knows where to go on.
+// keys of. After a restart a keeper goes on above it, and another member tells its
+// keeper in its Hellos. Call it again when the policy has changed.
 func (m *Machine) ReportEpoch(now Time, group string, e crypto.Epoch) {
 	m.at(now)
-	if g := m.groups[group]; g != nil && g.leader {
+	if g := m.groups[group]; g != nil {
 		m.noteReport(g, e.Generation, e.Number, true)
 	}
 	m.settle()

@@ -427,6 +427,44 @@ func TestLostAnnouncement(t *testing.T) {
 	}
 }
 
+// TestJoinDuringActivation: a gateway that comes between announcement and activation seals under the
+// old epoch until the new one is active, like the others.
+func TestJoinDuringActivation(t *testing.T) {
+	w := newWorld(t)
+	gw1, gw2, _ := w.fleet()
+	w.rotate()
+	w.run(time.Second)
+	gw3 := w.add(crypto.RoleGateway, "gw3").connect()
+	w.run(2 * time.Second)
+	if k := gw3.sendKey(); k == nil || k.ID != gw2.sendKey().ID || k.Epoch == gw1.epoch() {
+		t.Fatalf("seals under %v during the activation delay:%s", k, describe(gw3.events))
+	}
+	w.run(10 * time.Second)
+	if gw3.sendKey().Epoch != gw1.epoch() {
+		t.Errorf("seals under %v after it", gw3.sendKey().Epoch)
+	}
+}
+
+// TestGrantWaitsForTheAnnouncement: nobody gets an epoch that the broker has not shown yet.
+func TestGrantWaitsForTheAnnouncement(t *testing.T) {
+	w := newWorld(t)
+	gw1, _, _ := w.fleet()
+	keys := KeysTopic(testPrefix, "default")
+	w.drop = func(_ *node, topic string) bool { return topic == keys }
+	w.rotate()
+	gw3 := w.add(crypto.RoleGateway, "gw3").connect()
+	w.run(20 * time.Second)
+	if gw3.epoch() != (crypto.Epoch{}) {
+		t.Fatalf("granted %v before it was announced", gw3.epoch())
+	}
+	w.drop = nil
+	w.run(20 * time.Second)
+	w.mustAgree()
+	if gw1.m.Status(w.now()).Waiting != 0 {
+		t.Error("Hellos still wait")
+	}
+}
+
 func TestConfirmWithheld(t *testing.T) {
 	w := newWorld(t, func(d *policy.Document) { d.Groups[0].Freshness = 30 * time.Minute })
 	_, gw2, _ := w.fleet()

@@ -136,7 +136,7 @@ func (m *Machine) sayHello(want Want, groups []*group) {
 	slices.SortFunc(groups, func(a, b *group) int { return compareNames(a.name, b.name) })
 	for _, g := range groups {
 		a.groups = append(a.groups, g.name)
-		h.Groups = append(h.Groups, HelloGroup{g.name, g.highest.Generation, g.highest.Number})
+		h.Groups = append(h.Groups, HelloGroup{g.name, max(g.highest.Generation, g.reported.Generation), max(g.highest.Number, g.reported.Number)})
 	}
 	if a.hello, err = m.publish(KindHello, "", ControlTopic(m.cfg.Prefix), h.Marshal(), false); err != nil {
 		return

@@ -3,6 +3,7 @@ package control
 import (
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"time"
 
 	"sealgate/pkg/crypto"
@@ -124,6 +125,7 @@ func (m *Machine) redefine(g *group, def *policy.Group) {
 	rank, _ := def.Rank(m.self.Name)
 	leads := g.keeper && rank == 0
 	if !leads && g.leader { // its own chain ends; it becomes a member like others
+		g.keys = slices.DeleteFunc(g.keys, func(k *key) bool { return k.unannounced })
 		g.lead.reset()
 		clear(g.granted)
 	}
