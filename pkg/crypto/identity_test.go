@@ -72,6 +72,13 @@ func TestMemberNeverOutlivesItsCA(t *testing.T) {
 	if end := must(parseCerts(cert, "x"))(t)[0].NotAfter; end != t0.AddDate(10, 0, 0) {
 		t.Errorf("it ends %v", end)
 	}
+	_, cert, err = IssueMember(caKey, caCert, RoleGateway, "gw1", rand.Reader, t0.Add(-backdate/2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if start := must(parseCerts(cert, "x"))(t)[0].NotBefore; start != t0.Add(-backdate) {
+		t.Errorf("it starts %v", start)
+	}
 	if _, _, err := IssueMember(caKey, caCert, RoleGateway, "gw1", rand.Reader, t0.AddDate(11, 0, 0)); err == nil {
 		t.Error("an expired CA issued a certificate")
 	}
@@ -122,6 +129,7 @@ func TestParseIdentityRefuses(t *testing.T) {
 		"superfluous":    {key, append(bytes.Clone(cert), otherCA...), caCert, "not of the fleet's CA"},
 		"other CA":       {key, cert, otherCA, "not of the fleet's CA"},
 		"member as CA":   {key, cert, cert, "not a CA's"},
+		"intermediate":   {key, cert, pemOf(newPKI(t).mid), "not signed by itself"},
 		"two CAs":        {key, cert, append(bytes.Clone(caCert), otherCA...), "exactly one CA"},
 		"no CA":          {key, cert, []byte(" \n"), "empty"},
 		"CA as identity": {caKey, caCert, caCert, "a member needs its own"},
@@ -244,5 +252,21 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		if _, _, err := trust.Verify(msg, "hello", vectorNow); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+func TestMemberPrints(t *testing.T) {
+	m := Member{Fleet: "plant", Role: RoleGateway, Name: "gw1", CertHash: [32]byte{0xab, 0xcd}}
+	if s := m.String(); s != "gateway/gw1 (abcd0000)" {
+		t.Error(s)
+	}
+	if trust := must(NewTrust("plant", pemOf(newPKI(t).ca)))(t); trust.Fleet() != "plant" || trust.CAHash() != [32]byte(digest(newPKI(t).ca.Raw)) {
+		t.Error("the trust's fleet or CA is wrong")
+	}
+	if id := must(NewIdentity(edKey(0x12), newPKI(t).midGW, newPKI(t).mid))(t); id.NotAfter() != id.chain[0].NotAfter {
+		t.Error("the chain's end is not that of its shortest certificate")
+	}
+	if _, err := ParseAuthority(nil, nil); err == nil {
+		t.Error("an authority of nothing")
 	}
 }

@@ -257,3 +257,21 @@ func TestHotPathAllocatesNothing(t *testing.T) {
 		}
 	}
 }
+
+func TestEnvelopeIsRecognised(t *testing.T) {
+	s, _ := benchStreams(t)
+	sealed, _, _ := s.Seal(nil, nil, []byte("x"))
+	e := must(ParseEnvelope(sealed))(t)
+	if !LooksSealed(sealed) || LooksSealed([]byte("21.5")) || LooksSealed(nil) || LooksSealed(sealed[:1]) {
+		t.Error("LooksSealed is wrong")
+	}
+	if want := sealed[len(sealed)-4:]; e.Tag() != uint32(want[0])<<24|uint32(want[1])<<16|uint32(want[2])<<8|uint32(want[3]) || (&Envelope{}).Tag() != 0 {
+		t.Errorf("the tag is %x", e.Tag())
+	}
+	if k := e.Kid; k.String() != k.KeyID().String()+k.StreamID().String() || NewKid(k.KeyID(), k.StreamID()) != k {
+		t.Error("the kid's parts do not make it")
+	}
+	if _, err := ParseEnvelope([]byte("hello, plain world, longer than the shortest envelope")); !errors.Is(err, ErrEnvelope) || !strings.Contains(err.Error(), "spec 4.1") {
+		t.Errorf("refused with %v", err)
+	}
+}

@@ -179,7 +179,7 @@ func parseVectors(t *testing.T, add func(string, envelopeVector)) {
 		"ciphertext-text":     {"4.4", "ciphertext as text", cat(e[:25], b(ct[0]|0x20), ct[1:])},
 		"ciphertext-long":     {"4.4", "a length below 24 in two bytes", cat(e[:25], b(0x58, byte(len(ct)-1)), ct[1:])},
 		"ciphertext-chunks":   {"4.4", "ciphertext of indefinite length", cat(e[:25], b(0x5f), ct, b(0xff))},
-		"ciphertext-tag-only": {"4.4", "16 bytes: a tag without a plaintext", cat(e[:25], b(0x50), ct[len(ct)-16:])},
+		"ciphertext-tag-only": {"4.4", "16 bytes: a tag without a plaintext", cat(head, kid, b(0x06, 0x42, 1, 0, 0x50), ct[len(ct)-16:])},
 		"ciphertext-cut":      {"4.4", "the last byte is missing", e[:len(e)-1]},
 		"ciphertext-huge":     {"4.4", "2^32-1 bytes announced", cat(e[:25], b(0x5a, 0xff, 0xff, 0xff, 0xff), ct[1:])},
 		"ciphertext-64bit":    {"4.4", "a length in nine bytes", cat(e[:25], b(0x5b, 0, 0, 0, 0, 0, 0, 0, byte(len(ct)-1)), ct[1:])},

@@ -275,6 +275,9 @@ func (p *pki) chainVectors(t *testing.T, add addSign1) {
 	bad("with-ca", "12.4", "the CA's certificate in the chain", rawOf(p.gwKey, p.gw, p.ca).encode(), nil)
 	bad("ca-as-member", "12.4", "the CA signs a message that is no policy", rawOf(p.caKey, p.ca).encode(), nil)
 	bad("policy-gateway", "12.4", "a gateway signs a policy", rawOf(p.gwKey, p.gw).encode(), func(v *sign1Vector) { v.Policy = true })
+	authority := rawOf(p.caKey, p.ca)
+	authority.protected = encodeProtected(algEdDSA, sha256.Sum256(p.gw.Raw))
+	bad("policy-x5t", "12.4", "a policy of the CA with the hash of another certificate", authority.encode(), func(v *sign1Vector) { v.Policy = true })
 	p384 := ecKey(t, elliptic.P384(), 0x14)
 	bad("p384", "12.2", "a key on P-384", rawOf(p.gwKey, testCert(t, p.caKey, p384.Public(), p.ca, []string{gw}, nil)).encode(), nil)
 }
