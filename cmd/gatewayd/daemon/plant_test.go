@@ -165,7 +165,9 @@ func newPlant(t testing.TB) *plant {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	p := &plant{dir: dir, conf: filepath.Join(dir, "sealgate.toml"), keylink: filepath.Join(dir, "k.sock"), ca: lab.NewCA(t, "broker CA")}
 	p.brokerAddr = startBroker(t, p.ca)
-	p.enrol(t)
+	if err := enrol(p.identity()); err != nil {
+		t.Fatal(err)
+	}
 	p.write(t, p.text())
 	return p
 }
@@ -219,39 +221,39 @@ func startBroker(t testing.TB, ca *lab.CA) string {
 	return l.Addr().String()
 }
 
-// enrol makes the fleet and the gateway's identity directory.
-func (p *plant) enrol(t testing.TB) {
-	t.Helper()
+// enrol makes a fleet of one gateway and the gateway's identity directory.
+func enrol(dir string) error {
 	now := time.Now()
 	caKey, caCert, err := crypto.NewCA("plant", rand.Reader, now)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	key, cert, err := crypto.IssueMember(caKey, caCert, crypto.RoleGateway, "gw1", rand.Reader, now)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	authority, err := crypto.ParseAuthority(caKey, caCert)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	doc, err := policy.ParseTOML([]byte(plantPolicy))
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	doc.Fleet, doc.Version = "plant", 1
 	signed, err := doc.Sign(authority)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	if err := os.Mkdir(p.identity(), 0o700); err != nil {
-		t.Fatal(err)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
 	}
 	for name, b := range map[string][]byte{"identity.key": key, "identity.crt": cert, "ca.crt": caCert, "policy.cose": signed} {
-		if err := os.WriteFile(filepath.Join(p.identity(), name), b, 0o600); err != nil {
-			t.Fatal(err)
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 func (p *plant) startGatewayd(t testing.TB) { p.gatewayd = start(t, gatewayd.Main, "-config", p.conf) }
