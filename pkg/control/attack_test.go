@@ -590,3 +590,34 @@ func TestEventsAreBounded(t *testing.T) {
 		t.Errorf("counters %v", s.Counters)
 	}
 }
+
+// TestGrantedKEKOpensNothingOlder: F9. What a new member is given does not open an announcement that the
+// broker recorded before, and neither does what a keeper still holds.
+func TestGrantedKEKOpensNothingOlder(t *testing.T) {
+	w := newWorld(t)
+	gw1, _, sub := w.fleet()
+	w.rotate()
+	w.run(15 * time.Second)
+	recorded := w.retained[KeysTopic(testPrefix, "default")]
+	late := w.add(crypto.RoleSubscriber, "bob").connect()
+	w.run(2 * time.Second)
+	payload, _, err := w.trust.Verify(recorded, string(KindEpoch), w.now().Wall)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := ParseEpoch(payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range []*lineage{late.m.groups["default"].lineages[0], sub.m.groups["default"].lineages[0], gw1.m.groups["default"].lead.chain} {
+		if l.next != e.Wraps[0].Number+1 {
+			t.Errorf("the KEK held is for epoch %d, the newest is %d", l.next, e.Wraps[0].Number)
+		}
+		for _, x := range e.Wraps {
+			c := crypto.WrapContext{Fleet: "plant", Group: "default", Generation: e.Generation, Number: x.Number, Keeper: "gw1"}
+			if _, err := l.kek.Unwrap(&x.Wrap, c); !errors.Is(err, crypto.ErrUnwrap) {
+				t.Errorf("epoch %d opens: %v", x.Number, err)
+			}
+		}
+	}
+}

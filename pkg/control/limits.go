@@ -55,8 +55,7 @@ const (
 	MaxPendingEpochs   = 6                          // epochs announced but not yet active, at one leader
 	MaxRedraws         = 16                         // draws of a secret until its key id collides with none (F10)
 	MaxEvents          = 1024                       // events kept between two calls of Take
-	GrantRate          = 100                        // HPKE operations a second of a keeper, see Config.GrantRate
-	GrantBurst         = 200                        // HPKE operations in a burst
+	GrantRate          = 100                        // HPKE operations a second of a keeper, twice that in a burst; see Config.GrantRate
 	ConfirmRate        = 20                         // Confirm signatures a second
 	ConfirmBurst       = 40                         // Confirm signatures in a burst
 )

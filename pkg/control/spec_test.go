@@ -1,0 +1,161 @@
+package control
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+const specFile = "../../docs/spec/control.md"
+
+// constants is section 9 of the specification, in its order.
+var constants = []struct {
+	name    string
+	value   any
+	meaning string
+}{
+	{"NonceLife", NonceLife, "a Hello's nonce may be answered this long"},
+	{"UnknownKeyInterval", UnknownKeyInterval, "between two queries of a group about unknown key ids"},
+	{"NegativeLife", NegativeLife, "an unknown key id is not asked about again this long"},
+	{"HelloBackoffMin", HelloBackoffMin, "before the first repetition of an unanswered Hello"},
+	{"HelloBackoffMax", HelloBackoffMax, "between two later ones"},
+	{"JoinJitter", JoinJitter, "first Hello of a session: at random within"},
+	{"GenerationJitter", GenerationJitter, "Hello after an announcement that could not be opened: at random within"},
+	{"RefillJitter", RefillJitter, "Hello to fill a hole in the history: at random within"},
+	{"ConfirmBatch", ConfirmBatch, "a keeper gathers nonces this long for one signature"},
+	{"MemberInterval", MemberInterval, "between two Grants of a keeper to the same member"},
+	{"BootstrapWait", BootstrapWait, "a leader without keys listens this long before it starts a generation"},
+	{"CopyWait", CopyWait, "a keeper waits this long for the broker's retained copy"},
+	{"RankDelay", RankDelay, "each lower rank waits this much longer before it republishes"},
+	{"RepublishInterval", RepublishInterval, "between two publications of the same policy by one keeper"},
+	{"EchoWait", EchoWait, "a leader repeats an announcement that the broker has not shown; doubles"},
+	{"FirstActivation", FirstActivation, "activation delay of a leader that has no key to go on with, at most"},
+	{"ReportInterval", ReportInterval, "between two generations that only a report of a higher one caused"},
+	{"ExpiredGrace", ExpiredGrace, "a key past its history is still known, as expired, this long"},
+	{"MaxMessage", MaxMessage, "bytes of a signed Hello, Grant or Confirm"},
+	{"MaxEpochMessage", MaxEpochMessage, "bytes of a signed Epoch"},
+	{"MaxPolicyMessage", MaxPolicyMessage, "bytes of a signed policy"},
+	{"MaxEpochValue", MaxEpochValue, "the highest generation or number there is"},
+	{"MaxNumberJump", MaxNumberJump, "how far an Epoch's number may be above the highest known"},
+	{"MaxGenerationJump", MaxGenerationJump, "the same for its generation"},
+	{"MaxGrantJump", MaxGrantJump, "the same for generation and number in a Grant"},
+	{"MaxDelay", MaxDelay, "the longest activation delay a message may carry"},
+	{"MaxWraps", MaxWraps, "epochs in one Epoch message"},
+	{"MaxNonces", MaxNonces, "nonces in one Confirm"},
+	{"MaxHelloGroups", MaxHelloGroups, "groups in one Hello, Grant or Confirm"},
+	{"MaxKeysPerGroup", MaxKeysPerGroup, "payload secrets held of a group"},
+	{"MaxGrantKeys", MaxGrantKeys, "payload secrets in one Grant"},
+	{"MaxLineages", MaxLineages, "KEKs held of a group"},
+	{"MaxAsks", MaxAsks, "Hellos of a member that may still be answered"},
+	{"MaxUnknownIDs", MaxUnknownIDs, "key ids in a group's negative cache"},
+	{"MaxAskedIDs", MaxAskedIDs, "key ids remembered for one query"},
+	{"MaxPendingHellos", MaxPendingHellos, "members that wait for a Grant"},
+	{"MaxPendingConfirms", MaxPendingConfirms, "members that wait for a Confirm"},
+	{"MaxSeenNonces", MaxSeenNonces, "nonces that a keeper remembers"},
+	{"MaxGranted", MaxGranted, "members counted as granted, a group"},
+	{"MaxPendingEpochs", MaxPendingEpochs, "epochs announced but not yet active, at one leader"},
+	{"MaxRedraws", MaxRedraws, "draws of a secret until its key id is free"},
+	{"MaxEvents", MaxEvents, "events kept until they are fetched"},
+	{"GrantRate", GrantRate, "Grants a second of a keeper, unless configured"},
+	{"ConfirmRate", ConfirmRate, "signatures on Confirms a second"},
+	{"ConfirmBurst", ConfirmBurst, "signatures on Confirms in a burst"},
+}
+
+func readSpec(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile(specFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// specValue is a constant as the specification writes it.
+func specValue(v any) string {
+	d, ok := v.(time.Duration)
+	switch {
+	case !ok:
+		return fmt.Sprint(v)
+	case d%time.Hour == 0:
+		return fmt.Sprintf("%d h", d/time.Hour)
+	case d%time.Minute == 0:
+		return fmt.Sprintf("%d min", d/time.Minute)
+	case d%time.Second == 0:
+		return fmt.Sprintf("%d s", d/time.Second)
+	}
+	return fmt.Sprintf("%d ms", d/time.Millisecond)
+}
+
+// TestSpecConstants binds section 9 to limits.go, both ways.
+func TestSpecConstants(t *testing.T) {
+	var want strings.Builder
+	for _, c := range constants {
+		fmt.Fprintf(&want, "| %s | %s | %s |\n", c.name, specValue(c.value), c.meaning)
+	}
+	if !strings.Contains(readSpec(t), "|---|---|---|\n"+want.String()+"\n") {
+		t.Errorf("section 9 of %s should read:\n%s", specFile, want.String())
+	}
+	source, err := os.ReadFile("limits.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`(?m)^\t([A-Z]\w+) +=`).FindAllStringSubmatch(string(source), -1) {
+		if !strings.Contains(want.String(), "| "+m[1]+" |") {
+			t.Errorf("%s of limits.go is missing in section 9", m[1])
+		}
+	}
+}
+
+// TestSpecNamesItsTests: every test that section 8 names exists.
+func TestSpecNamesItsTests(t *testing.T) {
+	files, err := filepath.Glob("*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Write(b)
+	}
+	names := regexp.MustCompile(`\bTest[A-Z]\w+`).FindAllString(readSpec(t), -1)
+	if len(names) < 20 {
+		t.Fatalf("only %d tests named", len(names))
+	}
+	for _, name := range names {
+		if !strings.Contains(all.String(), "func "+name+"(") {
+			t.Errorf("%s does not exist", name)
+		}
+	}
+}
+
+// TestSpecShowsTheFormats: the number of items of each message in the CDDL is the code's, and the
+// vectors name sections that exist.
+func TestSpecShowsTheFormats(t *testing.T) {
+	spec := readSpec(t)
+	for _, kind := range []Kind{KindHello, KindGrant, KindEpoch, KindConfirm} {
+		if !regexp.MustCompile(`(?m)^` + string(kind) + ` = \[\s*"` + string(kind) + `",`).MatchString(spec) {
+			t.Errorf("no CDDL of %s", kind)
+		}
+	}
+	for _, path := range vectorFiles(t) {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var v vector
+		if err := json.Unmarshal(b, &v); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(spec, "\n### "+v.Spec+" ") {
+			t.Errorf("%s names section %s, which does not exist", path, v.Spec)
+		}
+	}
+}
