@@ -197,11 +197,42 @@ func TestNotSetUp(t *testing.T) {
 func TestNoPrivileges(t *testing.T) {
 	p := newPlant(t, "")
 	p.setup()
-	d := p.launch(dropEnv + "=1")
+	d := p.launch(dropEnv + "=" + dropAll)
 	<-d.Done()
 	if got := d.Stderr(); len(got) != 1 || !strings.Contains(got[0], "CAP_NET_ADMIN and CAP_BPF") {
 		t.Errorf("without capabilities: %q", got)
 	}
+}
+
+// The capabilities that the error of TestNoPrivileges asks for are enough.
+func TestFewPrivileges(t *testing.T) {
+	eachWay(t, func(t *testing.T, p *plant) {
+		p.setup()
+		p.start(dropEnv + "=" + dropMost)
+		p.mustSteer()
+	})
+}
+
+func TestWithoutIPv6(t *testing.T) {
+	p := newPlant(t, "")
+	p.Gateway.Sysctl(t, "net/ipv6/conf/all/disable_ipv6", "1")
+	p.setup()
+	p.start()
+	p.mustGreet(lab.BrokerIP4, steered, lab.BrokerIP4+":1883")
+	p.teardown()
+	if s := p.state(); s != "" {
+		t.Errorf("left behind:\n%s", s)
+	}
+}
+
+// Where the kernel has no conntrack, the guard sees fragments as they are.
+func TestGuardWithoutConntrack(t *testing.T) {
+	p := newPlant(t, "")
+	p.mustGreet(lab.BrokerIP4, other, "broker")
+	p.in(func() error { return writeGuard(p.options.Ports, false) })
+	p.send(p.crafted()...)
+	p.mustNotLeak()
+	p.mustGreet(lab.BrokerIP6, other, "broker")
 }
 
 // A server of the gateway's own on a steered port gets none of the devices' connections, new or old.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -25,6 +26,16 @@ func families() []int {
 		return []int{unix.AF_INET}
 	}
 	return []int{unix.AF_INET, unix.AF_INET6}
+}
+
+// steeredFamilies leaves out IPv6 where it is switched off: the kernel then refuses the route, and forwards nothing.
+// Should it be switched on later, the guard holds until the next Setup.
+func steeredFamilies() []int {
+	off, err := os.ReadFile("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
+	if err == nil && strings.TrimSpace(string(off)) == "1" {
+		return []int{unix.AF_INET}
+	}
+	return families()
 }
 
 func familyName(family int) string {
@@ -67,7 +78,7 @@ func keyOf(family int, r *netlink.Rule) (ruleKey, bool) {
 
 func wantedRules(lan []string, ports []uint16) map[ruleKey]bool {
 	want := make(map[ruleKey]bool)
-	for _, family := range families() {
+	for _, family := range steeredFamilies() {
 		for _, name := range lan {
 			for _, port := range ports {
 				want[ruleKey{family, name, port}] = true
@@ -87,7 +98,7 @@ func installRoutes(lan []string, ports []uint16) error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("install the policy route: bring up lo: %w", err)
 	}
-	for _, family := range families() {
+	for _, family := range steeredFamilies() {
 		if err := netlink.RouteReplace(localRoute(family, lo)); err != nil {
 			return fmt.Errorf("install the policy route: local default dev lo table %d (%s): %w", routeTable, familyName(family), err)
 		}
@@ -193,7 +204,7 @@ func checkRoutes(lan []string, ports []uint16) error {
 	for key := range want {
 		return fmt.Errorf("no policy route: %s is missing", key)
 	}
-	for _, family := range families() {
+	for _, family := range steeredFamilies() {
 		routes, err := ourRoutes(family)
 		if err != nil {
 			return err
