@@ -93,6 +93,21 @@ func TestEachHoldsAlone(t *testing.T) {
 	p.mustNotLeak()
 }
 
+// The classifier alone holds after its daemon was killed: it is attached for good and drops.
+func TestClassifierHoldsAlone(t *testing.T) {
+	eachWay(t, func(t *testing.T, p *plant) {
+		p.setup()
+		d := p.start()
+		p.mustSteer()
+		d.Kill()
+		<-d.Done()
+		p.in(func() error { return errors.Join(removeRoutes(), removeGuard()) })
+		p.mustBlock()
+		p.send(p.crafted()...)
+		p.mustNotLeak()
+	})
+}
+
 func TestTeardownRestores(t *testing.T) {
 	eachWay(t, func(t *testing.T, p *plant) {
 		p.setup()
