@@ -19,6 +19,8 @@ type openStream struct {
 	key    *crypto.Key
 	open   *crypto.OpenStream
 	window crypto.Window
+	ahead  uint64 // the number after the highest that was forwarded, acknowledged or not
+	begun  bool   // ahead is valid
 
 	prev, next *openStream // by use, the newest first
 }
@@ -181,9 +183,10 @@ func (d *downPath) stream(topic []byte, group string, key *crypto.Key, env *cryp
 	}
 	made := &openStream{id: openKey{env.Kid, name}, group: group, state: d.state, key: key, open: open}
 	if s != nil {
-		made.window = s.window
+		made.window, made.ahead, made.begun = s.window, s.ahead, s.begun
 	} else if highest, evicted := t.floors[env.Kid]; evicted {
 		made.window.Resume(highest)
+		made.ahead, made.begun = highest+1, true
 	}
 	return made, true, nil
 }
@@ -313,8 +316,9 @@ func (d *downPath) judge(s *openStream, p *mqttparse.Publish, env *crypto.Envelo
 	case crypto.TooOld:
 		return downReplayed
 	}
+	d.countGap(s, seq)
 	if p.QoS == 0 {
-		d.commit(s, seq)
+		s.window.Commit(seq)
 		return downOpen
 	}
 	return d.track(p, dueRecord{stream: s, seq: seq, tag: env.Tag()})
@@ -324,7 +328,7 @@ func (d *downPath) judge(s *openStream, p *mqttparse.Publish, env *crypto.Envelo
 // commits at once.
 func (d *downPath) track(p *mqttparse.Publish, r dueRecord) verdict {
 	if p.QoS > 0 && !d.expect(p.PacketID, r) && !p.Retain {
-		d.commit(r.stream, r.seq)
+		r.stream.window.Commit(r.seq)
 	}
 	return downOpen
 }
@@ -349,16 +353,20 @@ func (d *downPath) catchUp() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, a := range s.accepted {
-		d.commit(a.stream, a.seq)
+		a.stream.window.Commit(a.seq)
 	}
 	s.accepted = s.accepted[:0]
 	s.hasAcks.Store(false)
 }
 
-// commit accepts a number and counts the messages missing before it.
-func (d *downPath) commit(s *openStream, seq uint64) {
-	if gap, gapped := s.window.Commit(seq); gapped {
-		d.gaps += gap.Len()
+// countGap counts the messages missing before seq, in the order in which the broker sends:
+// devices acknowledge in any order.
+func (d *downPath) countGap(s *openStream, seq uint64) {
+	if s.begun && seq > s.ahead {
+		d.gaps += seq - s.ahead
+	}
+	if !s.begun || seq >= s.ahead {
+		s.ahead, s.begun = seq+1, true
 	}
 }
 
