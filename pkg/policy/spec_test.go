@@ -1,0 +1,55 @@
+package policy
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"sealgate/test/cddl"
+)
+
+const specFile = "../../docs/spec/policy.md"
+
+func TestSpecDescribesTheDocument(t *testing.T) {
+	spec, err := cddl.Load(specFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := plant().Marshal()
+	if err := spec.Check("policy", b); err != nil {
+		t.Error(err)
+	}
+	if err := spec.Check("policy", bytes.Replace(b, []byte("\x64pass"), []byte("\x64past"), 1)); err == nil {
+		t.Error("the rules accept a word that the code refuses")
+	}
+}
+
+// The defaults that the specification names are those of the code.
+func TestSpecNamesTheDefaults(t *testing.T) {
+	b, err := os.ReadFile(specFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := DefaultGroup("x")
+	for word, ok := range map[string]bool{
+		`rotate "1h"`:                  g.Rotate == time.Hour,
+		`history "168h"`:               g.History == 168*time.Hour,
+		`freshness "24h"`:              g.Freshness == 24*time.Hour,
+		`activate_after "10s"`:         g.ActivateAfter == 10*time.Second,
+		`checkpoint "10s"`:             g.Checkpoint == 10*time.Second,
+		`clear_retained "pass"`:        g.ClearRetained == WordPass,
+		"at most 524,288 bytes":        MaxEncoded == 524288,
+		"[1*256 group]":                MaxGroups == 256,
+		"at most 1024 filters":         MaxFilters == 1024,
+		"[0*64 pattern]":               MaxPatterns == 64,
+		"[1*8 name]":                   MaxKeepers == 8,
+		"[0*4096 name]":                MaxRevocations == 4096,
+		"the first three gateways and": DefaultKeepers == 3,
+	} {
+		if !ok || !strings.Contains(strings.Join(strings.Fields(string(b)), " "), word) {
+			t.Errorf("specification and code disagree about %s", word)
+		}
+	}
+}
