@@ -70,9 +70,9 @@ func publish(topic string, size int) (packet []byte, idAt int) {
 	return packet, idAt
 }
 
-func startLoad(addr string, connections, inFlight, size int) (*load, error) {
+func startLoad(addr string, w workload, size int) (*load, error) {
 	l := &load{}
-	for i := range connections {
+	for i := range w.connections {
 		conn, err := connect(addr, fmt.Sprintf("bench%d", i))
 		if err != nil {
 			l.stop()
@@ -82,7 +82,7 @@ func startLoad(addr string, connections, inFlight, size int) (*load, error) {
 	}
 	for i, conn := range l.conns {
 		l.group.Go(func() {
-			if err := l.run(conn, fmt.Sprintf("bench/%d/value", i), inFlight, size); !l.stopping.Load() {
+			if err := l.run(conn, fmt.Sprintf("bench/%d/value", i), w, size); !l.stopping.Load() {
 				l.mu.Lock()
 				l.failure = errors.Join(l.failure, err)
 				l.mu.Unlock()
@@ -92,11 +92,11 @@ func startLoad(addr string, connections, inFlight, size int) (*load, error) {
 	return l, nil
 }
 
-// run keeps one connection's window full until it breaks: as many messages go out, in one write, as acknowledgements one read brought.
-func (l *load) run(conn net.Conn, topic string, inFlight, size int) error {
+// run keeps one connection's window full until it breaks: as many messages go out as acknowledgements one read brought.
+func (l *load) run(conn net.Conn, topic string, w workload, size int) error {
 	packet, idAt := publish(topic, size)
-	out := make([]byte, 0, inFlight*len(packet))
-	in := make([]byte, 4*inFlight)
+	out := make([]byte, 0, w.inFlight*len(packet))
+	in := make([]byte, 4*w.inFlight)
 	var id uint16
 	send := func(n int) error {
 		out = out[:0]
@@ -106,11 +106,21 @@ func (l *load) run(conn net.Conn, topic string, inFlight, size int) error {
 			}
 			binary.BigEndian.PutUint16(packet[idAt:], id)
 			out = append(out, packet...)
+			if w.together {
+				continue
+			}
+			if _, err := conn.Write(out); err != nil {
+				return err
+			}
+			out = out[:0]
+		}
+		if !w.together {
+			return nil
 		}
 		_, err := conn.Write(out)
 		return err
 	}
-	if err := send(inFlight); err != nil {
+	if err := send(w.inFlight); err != nil {
 		return err
 	}
 	have := 0
