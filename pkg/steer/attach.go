@@ -105,6 +105,10 @@ func (a *attacher) attachAll() error {
 		if a.done[name].index == l.Attrs().Index {
 			continue
 		}
+		if err := refusePort(l); err != nil {
+			errs = append(errs, err)
+			continue
+		}
 		how, err := a.attach(l)
 		if err != nil {
 			errs = append(errs, programError("attach the classifier to "+name, err))
@@ -114,6 +118,24 @@ func (a *attacher) attachAll() error {
 		a.log.Info("steering", "interface", name, "attached", how)
 	}
 	return errors.Join(errs...)
+}
+
+// refusePort refuses a port of a bridge or a bond: its packets belong to the interface above, which is the one that the
+// policy route sees them come in by.
+func refusePort(l netlink.Link) error {
+	if l.Attrs().MasterIndex == 0 {
+		return nil
+	}
+	above, err := netlink.LinkByIndex(l.Attrs().MasterIndex)
+	if err != nil {
+		return fmt.Errorf("find the interface above %s: %w", l.Attrs().Name, err)
+	}
+	switch above.Type() {
+	case "bridge", "bond", "team", "openvswitch":
+		return fmt.Errorf("steer.lan: %s is a port of the %s %s: name %s instead",
+			l.Attrs().Name, above.Type(), above.Attrs().Name, above.Attrs().Name)
+	}
+	return nil
 }
 
 // forget notes that an interface does not exist, and says so once.

@@ -1,6 +1,7 @@
 package steer
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -248,6 +249,75 @@ func TestGuardWithoutConntrack(t *testing.T) {
 	p.send(p.crafted()...)
 	p.mustNotLeak()
 	p.mustGreet(lab.BrokerIP6, other, "broker")
+}
+
+// Enough data, in both directions, for the kernel to join segments into large packets.
+func TestBulk(t *testing.T) {
+	eachWay(t, func(t *testing.T, p *plant) {
+		p.Gateway.Sysctl(t, "net/ipv4/tcp_syncookies", "2") // always: the handshake leaves no trace to look up
+		p.setup()
+		d := p.start()
+		want := lab.Marker("0123456789abcdef-", 4<<20)
+		for _, addr := range []string{lab.BrokerIP4, lab.BrokerIP6} {
+			conn, _, err := p.dial(addr, steered, 5*time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			go conn.Write(want)
+			got := make([]byte, len(want))
+			conn.SetDeadline(time.Now().Add(30 * time.Second))
+			if _, err := io.ReadFull(conn, got); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%s: %d bytes come back otherwise, %v", addr, len(want), err)
+			}
+			conn.Close()
+		}
+		if c := p.counters(d); c.Segments <= c.Assigned {
+			t.Errorf("no packet of several segments among them: %+v", c)
+		}
+		p.mustNotLeak()
+	})
+}
+
+func TestBridgePort(t *testing.T) {
+	p := newPlant(t, "")
+	p.setup()
+	p.in(func() error {
+		br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br-lan"}}
+		port, err := netlink.LinkByName(p.LAN)
+		return errors.Join(err, netlink.LinkAdd(br), netlink.LinkSetMaster(port, br), netlink.LinkSetUp(br))
+	})
+	d := p.launch()
+	<-d.Done()
+	if err := strings.Join(d.Stderr(), "\n"); !strings.Contains(err, "steer.lan: "+p.LAN+" is a port of the bridge br-lan: name br-lan") {
+		t.Errorf("steering a port of a bridge: %q", err)
+	}
+	p.in(func() error { // the same, done right
+		l, err := netlink.LinkByName(p.LAN)
+		if err != nil {
+			return err
+		}
+		var moved []netlink.Addr
+		for _, cidr := range []string{lab.LANIP4 + "/24", lab.LANIP6 + "/64"} {
+			a, err := netlink.ParseAddr(cidr)
+			if err != nil {
+				return err
+			}
+			if err := netlink.AddrDel(l, a); err != nil {
+				return err
+			}
+			moved = append(moved, *a)
+		}
+		br, err := netlink.LinkByName("br-lan")
+		for _, a := range moved {
+			err = errors.Join(err, netlink.AddrAdd(br, &a))
+		}
+		return err
+	})
+	p.options.LAN = []string{"br-lan"}
+	p.setup()
+	p.start()
+	p.mustGreet(lab.BrokerIP4, steered, lab.BrokerIP4+":1883")
+	p.mustNotLeak()
 }
 
 // A server of the gateway's own on a steered port gets none of the devices' connections, new or old.

@@ -115,7 +115,7 @@ func listenPlain(ctx context.Context, o Options) (*Steering, error) {
 	return &Steering{Listener: l}, nil
 }
 
-func listenTC(ctx context.Context, o Options, log *slog.Logger) (s *Steering, err error) {
+func listenTC(ctx context.Context, o Options, log *slog.Logger) (*Steering, error) {
 	if err := needCapabilities("steer in mode tc", capNetAdmin, capBPF); err != nil {
 		return nil, err
 	}
@@ -126,13 +126,21 @@ func listenTC(ctx context.Context, o Options, log *slog.Logger) (s *Steering, er
 	if err != nil {
 		return nil, err
 	}
-	s = &Steering{acceptor: newAcceptor(l, o, log), done: make(chan struct{})}
+	s := &Steering{acceptor: newAcceptor(l, o, log), done: make(chan struct{})}
 	s.Listener = s.acceptor
-	defer func() {
-		if err != nil {
-			s.release()
-		}
-	}()
+	w, err := s.begin(l, o, log)
+	if err != nil {
+		s.release()
+		return nil, err
+	}
+	ctx, s.stop = context.WithCancel(ctx)
+	go func() { defer close(s.done); w.run(ctx) }()
+	context.AfterFunc(ctx, func() { s.acceptor.Close() })
+	return s, nil
+}
+
+// begin loads, configures and attaches the classifier, in this order, and returns the watcher that keeps it attached.
+func (s *Steering) begin(l *net.TCPListener, o Options, log *slog.Logger) (w *watcher, err error) {
 	if s.program, err = loadProgram(); err != nil {
 		return nil, err
 	}
@@ -142,18 +150,14 @@ func listenTC(ctx context.Context, o Options, log *slog.Logger) (s *Steering, er
 	if s.attacher, err = newAttacher(s.program, o, log); err != nil {
 		return nil, err
 	}
-	w, err := newWatcher(s.attacher, s.acceptor, log)
-	if err != nil {
+	if w, err = newWatcher(s.attacher, s.acceptor, log); err != nil {
 		return nil, err
 	}
 	if err = s.attacher.attachAll(); err != nil {
 		w.close()
 		return nil, err
 	}
-	ctx, s.stop = context.WithCancel(ctx)
-	go func() { defer close(s.done); w.run(ctx) }()
-	context.AfterFunc(ctx, func() { s.acceptor.Close() })
-	return s, nil
+	return w, nil
 }
 
 // Close closes the listener and stops watching interfaces. The classifier stays attached and drops every steered
