@@ -120,7 +120,12 @@ type daemon struct {
 	gate   gatewayReport
 }
 
+// memoryShare is the part of the machine's memory, in percent, that the Go runtime tries to
+// stay within unless GOMEMLIMIT says otherwise.
+const memoryShare = 25
+
 func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) error {
+	cmdenv.LimitMemory(env.Getenv, memoryShare)
 	mc, err := load(cfg)
 	if err != nil {
 		return err

@@ -184,6 +184,9 @@ func (p *plant) checkHTTP(t *testing.T) {
 	text := awaitMetrics(t, base+"/metrics",
 		`sealgate_messages_total{direction="up",verdict="seal"}`, `sealgate_epoch_number{group="default"}`,
 		`sealgate_control_messages_total{type="epoch",result="sent"}`, "sealgate_controld_connected 1", "sealgate_seal_seconds_count")
+	if missing := undocumented(operations(t), text); len(missing) > 0 {
+		t.Errorf("docs/OPERATIONS.md does not mention %q", missing)
+	}
 	series := make(map[string]bool)
 	for line := range strings.Lines(text) {
 		if name, _, _ := strings.Cut(line, " "); name != "#" {
