@@ -23,6 +23,13 @@ import (
 
 // TestMain fails when goroutines are left behind by all tests together.
 func TestMain(m *testing.M) {
+	if arg := os.Getenv(idlePeers); arg != "" {
+		if err := playIdlePeers(arg); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	before := runtime.NumGoroutine()
 	code := m.Run()
 	end := time.Now().Add(10 * time.Second)
