@@ -92,7 +92,7 @@ type Steering struct {
 }
 
 // Listen opens the listener and, in mode tc, attaches the classifier to the LAN interfaces. It refuses to steer when
-// Setup has not been run. Ending ctx is the same as Close.
+// Setup has not been run. When ctx ends the listener closes; Close releases the rest.
 func Listen(ctx context.Context, o Options, log *slog.Logger) (*Steering, error) {
 	if err := o.check(); err != nil {
 		return nil, err
@@ -161,7 +161,7 @@ func (s *Steering) begin(l *net.TCPListener, o Options, log *slog.Logger) (w *wa
 }
 
 // Close closes the listener and stops watching interfaces. The classifier stays attached and drops every steered
-// packet that belongs to no connection still open, so stopping never opens the way.
+// packet that belongs to no connection still open, so stopping never opens the way. It may be repeated.
 func (s *Steering) Close() error {
 	if s.stop == nil {
 		return s.Listener.Close()
