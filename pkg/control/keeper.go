@@ -213,7 +213,7 @@ func (m *Machine) runKeeper() {
 func (m *Machine) held(p *pendingHello) bool {
 	return slices.ContainsFunc(p.hello.Groups, func(hg HelloGroup) bool {
 		g := m.groups[hg.Name]
-		return g != nil && g.leader && (g.lead.chain == nil || g.lead.jumpDue || g.newest().unannounced)
+		return g != nil && g.leader && (g.lead.chain == nil || g.newest().unannounced)
 	})
 }
 
@@ -300,7 +300,7 @@ func (m *Machine) confirmBatch(batch []*pendingHello) {
 		c.Nonces = append(c.Nonces, p.hello.Nonce)
 		for _, hg := range p.hello.Groups {
 			g := m.groups[hg.Name]
-			if g == nil || named[hg.Name] || !g.leader || g.lead.chain == nil || g.lead.jumpDue {
+			if g == nil || named[hg.Name] || !g.leader || g.lead.chain == nil {
 				continue
 			}
 			named[hg.Name] = true

@@ -211,8 +211,14 @@ func TestScheduledRotationAndHistory(t *testing.T) {
 	}
 	late := w.add(crypto.RoleSubscriber, "bob").connect()
 	w.run(time.Second)
-	if n := len(late.ring.Keys("default")); n < 10 || n > 12 {
-		t.Errorf("a late reader got %d keys of history", n)
+	history := late.ring.Keys("default")
+	if n := len(history); n < 10 || n > 12 {
+		t.Fatalf("a late reader got %d keys of history", n)
+	}
+	for _, k := range history {
+		if early := sub.ring.Find("default", k.ID); early.NotAfter-k.NotAfter > time.Second || k.NotAfter-early.NotAfter > time.Second {
+			t.Errorf("epoch %v ends at %v for the late reader, at %v for the others", k.Epoch, k.NotAfter, early.NotAfter)
+		}
 	}
 }
 

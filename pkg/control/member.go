@@ -87,17 +87,22 @@ func (m *Machine) runAsks() {
 		a.erase()
 		return true
 	})
+	// What is due a little later goes along: one Hello for several groups.
+	soon := now
+	if slices.ContainsFunc(m.ordered(), func(g *group) bool { return min(g.ask.due(), g.unknown.due()) <= now }) {
+		soon = now + JoinJitter
+	}
 	var keys, confirm []*group
 	for _, g := range m.ordered() {
 		query := g.unknown.take(now)
-		if g.ask.keysAt <= now {
+		if g.ask.keysAt <= soon {
 			g.ask.keysAt, query = now+m.backoff(g.ask.keysTries), true
 			g.ask.keysTries++
 		}
 		if query {
 			keys, g.ask.lastKeys = append(keys, g), now
 		}
-		if g.ask.confirmAt <= now {
+		if g.ask.confirmAt <= soon {
 			confirm = append(confirm, g)
 			g.ask.confirmAt = now + m.backoff(g.ask.confirmTries)
 			g.ask.confirmTries++
