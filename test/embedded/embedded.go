@@ -36,6 +36,7 @@ type Broker struct {
 	mu     sync.Mutex
 	server *mochi.Server
 	seen   []Publish
+	subs   map[string]chan struct{} // closed when the filter is subscribed to
 }
 
 // Publish is a PUBLISH that the broker saw from a client.
@@ -117,6 +118,24 @@ func (b *Broker) Seen() []Publish {
 	return append([]Publish(nil), b.seen...)
 }
 
+// Subscribed returns a channel that is closed once a client has subscribed to filter.
+func (b *Broker) Subscribed(filter string) <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.sub(filter)
+}
+
+// sub is the channel of a filter; b.mu is held.
+func (b *Broker) sub(filter string) chan struct{} {
+	if b.subs == nil {
+		b.subs = make(map[string]chan struct{})
+	}
+	if b.subs[filter] == nil {
+		b.subs[filter] = make(chan struct{})
+	}
+	return b.subs[filter]
+}
+
 type hook struct {
 	mochi.HookBase
 	b *Broker
@@ -126,7 +145,7 @@ func (h *hook) ID() string { return "embedded" }
 
 func (h *hook) Provides(what byte) bool {
 	switch what {
-	case mochi.OnConnectAuthenticate, mochi.OnACLCheck, mochi.OnPublish:
+	case mochi.OnConnectAuthenticate, mochi.OnACLCheck, mochi.OnPublish, mochi.OnSubscribed:
 		return true
 	}
 	return false
@@ -154,4 +173,17 @@ func (h *hook) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Packet, e
 		pk.Payload = out
 	}
 	return pk, nil
+}
+
+func (h *hook) OnSubscribed(_ *mochi.Client, pk packets.Packet, _ []byte) {
+	h.b.mu.Lock()
+	defer h.b.mu.Unlock()
+	for _, f := range pk.Filters {
+		c := h.b.sub(f.Filter)
+		select {
+		case <-c:
+		default:
+			close(c)
+		}
+	}
 }

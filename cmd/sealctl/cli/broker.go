@@ -81,7 +81,7 @@ func (f *brokerFlags) tls() (*tls.Config, error) {
 	}
 	pair, err := tls.LoadX509KeyPair(filepath.Join(f.identity, member.CertFile), filepath.Join(f.identity, member.KeyFile))
 	if err != nil {
-		return cfg, nil // LoadIdentity says what is wrong with it
+		return cfg, nil // an identity need not be a certificate that TLS can use
 	}
 	cfg.GetClientCertificate = func(asked *tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		if len(asked.AcceptableCAs) > 0 && asked.SupportsCertificate(&pair) == nil {
@@ -97,13 +97,17 @@ func (f *brokerFlags) connect(ctx context.Context, env cmdenv.Env, c *command, c
 	if err := f.check(env); err != nil {
 		return nil, err
 	}
+	id, trust, signed, err := member.LoadIdentity(f.identity)
+	if err != nil {
+		return nil, err
+	}
 	t, err := f.tls()
 	if err != nil {
 		return nil, err
 	}
 	log, level := newLog(env, c)
 	opts := subscriber.Options{
-		Identity: f.identity, Broker: f.broker, ControlBroker: f.control, TLS: t,
+		Member: &subscriber.Loaded{Identity: id, Trust: trust, Policy: signed}, Broker: f.broker, ControlBroker: f.control, TLS: t,
 		Username: f.username, Password: f.password, Prefix: f.prefix, ClientID: f.clientID,
 		StateDir: stateDir(f.identity), Log: log,
 	}
@@ -126,7 +130,7 @@ func unwrapOnce(err error) error {
 // stateDir is where a command-line member keeps the policy's version: beside its identity, if it may write there.
 func stateDir(identity string) string {
 	dir := filepath.Join(identity, "state")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return ""
 	}
 	probe, err := os.CreateTemp(dir, ".probe-*")

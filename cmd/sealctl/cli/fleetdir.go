@@ -283,8 +283,8 @@ func (f *fleetDir) sign(now time.Time) (*policy.Signed, error) {
 	switch {
 	case last != nil:
 		doc.Version, doc.Previous = last.Document.Version+1, last.Hash
-	case doc.Version > 1: // policy.cose was lost; at least never sign a version twice
-		doc.Version++
+	case doc.Version > 1: // policy.cose was lost: members would refuse a direct successor that does not name it
+		doc.Version += 2
 	default:
 		doc.Version = 1
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"sealgate/cmd/internal/cmdenv"
@@ -115,7 +116,7 @@ func (f *pubFlags) run(env cmdenv.Env, c *command) error {
 // late says how long was waited, instead of what a context calls it.
 func (f *pubFlags) late(ctx context.Context, err error) error {
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return fmt.Errorf("gave up after %g seconds (-W): %w", f.wait, err)
+		return fmt.Errorf("gave up after %g seconds (-W): %s", f.wait, strings.TrimSuffix(err.Error(), ": "+context.DeadlineExceeded.Error()))
 	}
 	return err
 }

@@ -94,7 +94,7 @@ func (f *subFlags) run(env cmdenv.Env, c *command) error {
 	patience, stop := context.WithTimeout(ctx, keyPatience)
 	defer stop()
 	if err := client.Ready(patience); err != nil && ctx.Err() == nil {
-		env.Errorf("sealctl %s: %v; going on, sealed messages will be unknown-key", c.name, err)
+		env.Errorf("sealctl %s: no keys yet: does a keeper's controld run, and does the policy let this member read? Going on, sealed messages will be unknown-key", c.name)
 	}
 	if err := client.Subscribe(ctx, byte(f.qos), f.topics...); err != nil {
 		return f.outcome(ctx, err)
