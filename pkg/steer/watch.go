@@ -3,6 +3,7 @@ package steer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"time"
@@ -25,7 +26,7 @@ type watcher struct {
 func newWatcher(at *attacher, ac *acceptor, log *slog.Logger) (*watcher, error) {
 	w := &watcher{attacher: at, acceptor: ac, log: log}
 	if err := w.subscribe(); err != nil {
-		return nil, programError("watch the interfaces", err)
+		return nil, fmt.Errorf("watch the interfaces: %w", err)
 	}
 	if err := ac.refreshOwn(); err != nil {
 		w.close()
