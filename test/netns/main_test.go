@@ -21,6 +21,9 @@ topics = ["plant/#"]
 activate_after = "1s"
 `
 
+// clearPort is where the broker takes cleartext from a gateway whose uplink has no TLS.
+const clearPort = 1884
+
 // newPlant makes an installation whose broker also takes cleartext on the port that devices dial: a leak finds somebody to
 // talk to, and becomes visible with its payload.
 func newPlant(t *testing.T) *lab.Plant {
@@ -31,6 +34,7 @@ func newPlant(t *testing.T) *lab.Plant {
 	o := p.BrokerOptions()
 	o.Plain = p.DevicePort
 	o.Host = "" // every address, IPv4 and IPv6
+	o.Extra = fmt.Sprintf("listener %d\n", clearPort)
 	p.Broker = lab.Mosquitto(t, o)
 	return p
 }
