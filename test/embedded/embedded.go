@@ -10,7 +10,6 @@ import (
 	"sync"
 
 	mochi "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"sealgate/test/lab"
@@ -78,7 +77,7 @@ func (b *Broker) Restart() {
 	if err := server.AddHook(&hook{b: b}, nil); err != nil {
 		b.t.Fatalf("start the broker: %v", err)
 	}
-	if err := server.AddListener(listeners.NewNet("embedded", l)); err != nil {
+	if err := server.AddListener(newListener(l)); err != nil {
 		b.t.Fatalf("start the broker: %v", err)
 	}
 	if err := server.Serve(); err != nil {
