@@ -10,8 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/VictoriaMetrics/metrics"
-
+	"sealgate/pkg/counters"
 	"sealgate/pkg/crypto"
 )
 
@@ -107,26 +106,26 @@ func (t *tally) flush(c *conn, direction, written int) {
 
 // Metrics are the data plane's counters, under their Prometheus names.
 type Metrics struct {
-	set      *metrics.Set
-	messages [verdicts]*metrics.Counter
-	bytes    [2]*metrics.Counter
-	gaps     *metrics.Counter
+	set      *counters.Set
+	messages [verdicts]*counters.Counter
+	bytes    [2]*counters.Counter
+	gaps     *counters.Counter
 	seal     histogram
 	epochs   epochClock
 }
 
 func newMetrics(g *Gateway) *Metrics {
-	m := &Metrics{set: metrics.NewSet()}
+	m := &Metrics{set: counters.NewSet()}
 	for v, w := range verdictWords {
-		m.messages[v] = m.set.NewCounter(fmt.Sprintf("sealgate_messages_total{direction=%q,verdict=%q}", w.direction, w.verdict))
+		m.messages[v] = m.set.Counter(fmt.Sprintf("sealgate_messages_total{direction=%q,verdict=%q}", w.direction, w.verdict))
 	}
 	for i, d := range []string{"up", "down"} {
-		m.bytes[i] = m.set.NewCounter(fmt.Sprintf("sealgate_bytes_total{direction=%q}", d))
+		m.bytes[i] = m.set.Counter(fmt.Sprintf("sealgate_bytes_total{direction=%q}", d))
 	}
-	m.gaps = m.set.NewCounter("sealgate_gap_messages_total")
-	m.set.NewGauge("sealgate_connections", func() float64 { return float64(g.connections()) })
-	m.set.NewGauge("sealgate_streams", func() float64 { return float64(g.streams.Load()) })
-	m.set.NewGauge("sealgate_sessions_idle", func() float64 { return float64(g.store.len()) })
+	m.gaps = m.set.Counter("sealgate_gap_messages_total")
+	m.set.Gauge("sealgate_connections", func() float64 { return float64(g.connections()) })
+	m.set.Gauge("sealgate_streams", func() float64 { return float64(g.streams.Load()) })
+	m.set.Gauge("sealgate_sessions_idle", func() float64 { return float64(g.store.len()) })
 	for _, reason := range []string{refusedConnections, refusedTimeout, refusedMalformed, refusedTooLarge, refusedNotReady, refusedDenied, refusedNoKey} {
 		m.refuseBy(reason, 0)
 	}
@@ -137,11 +136,11 @@ func newMetrics(g *Gateway) *Metrics {
 func (m *Metrics) refuse(reason string) { m.refuseBy(reason, 1) }
 
 func (m *Metrics) refuseBy(reason string, n int) {
-	m.set.GetOrCreateCounter(fmt.Sprintf("sealgate_refused_total{reason=%q}", reason)).Add(n)
+	m.set.Counter(fmt.Sprintf("sealgate_refused_total{reason=%q}", reason)).Add(n)
 }
 
 func (m *Metrics) uplinkError(reason string) {
-	m.set.GetOrCreateCounter(fmt.Sprintf("sealgate_uplink_errors_total{reason=%q}", reason)).Inc()
+	m.set.Counter(fmt.Sprintf("sealgate_uplink_errors_total{reason=%q}", reason)).Inc()
 }
 
 // WritePrometheus writes all metrics in Prometheus text format.
@@ -154,10 +153,10 @@ func (m *Metrics) WritePrometheus(w io.Writer) {
 // labelled returns the counters of one name by their label text, such as {reason="alias"}.
 func (m *Metrics) labelled(name string) map[string]uint64 {
 	out := make(map[string]uint64)
-	for _, full := range m.set.ListMetricNames() {
+	for full, n := range m.set.Counters() {
 		if label, ok := strings.CutPrefix(full, name+"{"); ok {
 			if _, value, found := strings.Cut(strings.TrimSuffix(label, "\"}"), "=\""); found {
-				out[value] = m.set.GetOrCreateCounter(full).Get()
+				out[value] = n
 			}
 		}
 	}

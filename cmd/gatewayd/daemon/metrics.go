@@ -8,25 +8,17 @@ import (
 	"io"
 	"maps"
 	"net"
-	"net/http"
 	"slices"
-	"sync"
 	"syscall"
 	"time"
 
 	"sealgate/cmd/internal/cmdenv"
+	"sealgate/cmd/internal/httpd"
 	"sealgate/pkg/keylink"
 )
 
-// Bounds of the metrics server: it listens on a router, next to the devices.
-const (
-	maxHTTPConns  = 32
-	maxHTTPHeader = 8 << 10
-	httpTimeout   = 10 * time.Second
-)
-
 // listenMetrics starts the metrics server; nil if there is to be none.
-func (d *daemon) listenMetrics(addr string) (*http.Server, error) {
+func (d *daemon) listenMetrics(addr string) (*httpd.Server, error) {
 	if addr == "" {
 		return nil, nil
 	}
@@ -35,18 +27,11 @@ func (d *daemon) listenMetrics(addr string) (*http.Server, error) {
 		return nil, listenError("metrics.listen", addr, err)
 	}
 	d.log.Info("metrics server listens", "addr", l.Addr().String())
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /metrics", d.serveMetrics)
-	mux.HandleFunc("GET /status", d.serveStatus)
-	s := &http.Server{
-		Handler: mux, MaxHeaderBytes: maxHTTPHeader,
-		ReadHeaderTimeout: httpTimeout, ReadTimeout: httpTimeout, WriteTimeout: httpTimeout, IdleTimeout: httpTimeout,
-	}
-	go func() {
-		if err := s.Serve(newBounded(l, maxHTTPConns)); !errors.Is(err, http.ErrServerClosed) {
-			d.log.Error("the metrics server ended", "error", err)
-		}
-	}()
+	s := httpd.New(l, map[string]httpd.Page{
+		"/metrics": {ContentType: "text/plain; version=0.0.4; charset=utf-8", Write: d.writeMetrics},
+		"/status":  {ContentType: "application/json", Write: d.writeStatus},
+	})
+	go s.Serve()
 	return s, nil
 }
 
@@ -62,38 +47,8 @@ func listenError(key, addr string, err error) error {
 	return fmt.Errorf("%s: %w", key, err)
 }
 
-// bounded is a listener with at most so many connections open: more wait in the kernel.
-type bounded struct {
-	net.Listener
-	free chan struct{}
-}
-
-func newBounded(l net.Listener, n int) net.Listener { return bounded{l, make(chan struct{}, n)} }
-
-func (b bounded) Accept() (net.Conn, error) {
-	b.free <- struct{}{}
-	c, err := b.Listener.Accept()
-	if err != nil {
-		<-b.free
-		return nil, err
-	}
-	return &boundedConn{Conn: c, free: b.free}, nil
-}
-
-type boundedConn struct {
-	net.Conn
-	free chan struct{}
-	once sync.Once
-}
-
-func (c *boundedConn) Close() error {
-	c.once.Do(func() { <-c.free })
-	return c.Conn.Close()
-}
-
-// serveMetrics writes the Prometheus text format.
-func (d *daemon) serveMetrics(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+// writeMetrics writes the Prometheus text format.
+func (d *daemon) writeMetrics(w io.Writer) {
 	d.gateway.Metrics().WritePrometheus(w)
 	d.keys.writePrometheus(w)
 }
@@ -131,10 +86,9 @@ type GroupStatus struct {
 	AgeSeconds float64 `json:"age_seconds"`
 }
 
-func (d *daemon) serveStatus(w http.ResponseWriter, _ *http.Request) {
+func (d *daemon) writeStatus(w io.Writer) {
 	s := d.keys.status(bootTime())
 	s.Version, s.Ready, s.Traffic = cmdenv.Version(), d.gateway.Ready(), d.gateway.Status()
-	w.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	_ = enc.Encode(s)
