@@ -8,9 +8,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/BurntSushi/toml"
@@ -87,18 +85,20 @@ func (f *File) syntax(err error) Problem {
 	if errors.As(err, &parse) {
 		return Problem{f.name, parse.Position.Line, parse.LastKey, friendly(parse.Message)}
 	}
-	// Values of a wrong type are reported as text only: line 3 (last key "count"): ...
-	text := strings.TrimPrefix(err.Error(), "toml: ")
-	if m := placed.FindStringSubmatch(text); m != nil {
-		line, _ := strconv.Atoi(m[1])
-		return Problem{f.name, line, m[2], friendly(m[3])}
-	}
-	return Problem{File: f.name, Text: friendly(text)}
+	return f.typeError(strings.TrimPrefix(err.Error(), "toml: "))
 }
 
-var placed = regexp.MustCompile(`(?s)^line (\d+)(?: \(last key "([^"]*)"\))?: (.*)$`)
-
-var types = regexp.MustCompile(`incompatible types: TOML value has type (\S+); destination has type (\S+)`)
+// typeError takes apart what the decoder reports about a value of a wrong type, as text only:
+// line 3 (last key "count"): incompatible types: ...
+func (f *File) typeError(text string) Problem {
+	p := Problem{File: f.name, Text: friendly(text)}
+	var key string
+	if n, _ := fmt.Sscanf(text, "line %d (last key %q):", &p.Line, &key); n == 2 {
+		_, message, _ := strings.Cut(text, "): ")
+		p.Key, p.Text = key, friendly(message)
+	}
+	return p
+}
 
 var kinds = map[string]string{
 	"int64": "a whole number", "integer": "a whole number", "uint16": "a whole number", "uint64": "a whole number", "int": "a whole number",
@@ -109,12 +109,13 @@ var kinds = map[string]string{
 
 // friendly rewords what the decoder says about Go types, which no operator should have to know.
 func friendly(message string) string {
-	m := types.FindStringSubmatch(message)
-	if m == nil {
+	rest, ok := strings.CutPrefix(message, "incompatible types: TOML value has type ")
+	found, wanted, ok2 := strings.Cut(rest, "; destination has type ")
+	if !ok || !ok2 {
 		return message
 	}
 	kind := func(s string) string { return cmp.Or(kinds[strings.Trim(s, "{}")], s) }
-	return fmt.Sprintf("%s expected, found %s", kind(m[2]), kind(m[1]))
+	return fmt.Sprintf("%s expected, found %s", kind(wanted), kind(found))
 }
 
 // Add records a problem with the value at key.
@@ -134,15 +135,25 @@ func (f *File) Err() error {
 	return f.problems
 }
 
-var index = regexp.MustCompile(`\[\d+\]`)
-
 // find returns the first key in the file that is key but for the indexes of its tables.
 func (f *File) find(key string) string {
 	found := key
 	for at, line := range f.lines {
-		if index.ReplaceAllString(at, "") == key && (f.lines[found] == 0 || line < f.lines[found]) {
+		if withoutIndexes(at) == key && (f.lines[found] == 0 || line < f.lines[found]) {
 			found = at
 		}
 	}
 	return found
+}
+
+// withoutIndexes turns group[1].topics into group.topics.
+func withoutIndexes(key string) string {
+	for {
+		before, rest, ok := strings.Cut(key, "[")
+		_, after, ok2 := strings.Cut(rest, "]")
+		if !ok || !ok2 {
+			return key
+		}
+		key = before + after
+	}
 }
