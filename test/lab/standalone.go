@@ -20,11 +20,11 @@ type standalone struct {
 }
 
 // Standalone runs body as a test outside `go test` and returns the exit code: 0, 1 when body failed, 130 on SIGINT or SIGTERM
-// by way of os.Exit. Cleanups run in every case.
+// by way of os.Exit (also when standard output is closed). Cleanups run in every case.
 func Standalone(name string, body func(T)) int {
 	s := &standalone{name: name}
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	go func() {
 		<-signals
 		signal.Stop(signals) // a second one ends the process at once
@@ -84,17 +84,20 @@ func (s *standalone) Helper()      {}
 func (s *standalone) Name() string { return s.name }
 
 func (s *standalone) Logf(format string, args ...any) {
+	s.mu.Lock()
+	stopping := s.stopping
+	s.mu.Unlock()
+	if stopping {
+		return
+	}
 	fmt.Fprintf(os.Stderr, format+"\n", args...)
 }
 
 func (s *standalone) Errorf(format string, args ...any) {
 	s.mu.Lock()
 	s.failed = true
-	stopping := s.stopping
 	s.mu.Unlock()
-	if !stopping {
-		s.Logf(format, args...)
-	}
+	s.Logf(format, args...)
 }
 
 func (s *standalone) Fatalf(format string, args ...any) {
