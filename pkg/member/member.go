@@ -78,6 +78,8 @@ type Member struct {
 	machine *control.Machine // owned by run
 	link    *link            // owned by run; nil while disconnected
 
+	warnings ration // owned by run
+
 	state   atomic.Pointer[State]
 	mu      sync.Mutex    // guards changed
 	changed chan struct{} // closed at the next change of state

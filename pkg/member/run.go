@@ -133,7 +133,7 @@ func (m *Member) publish(p *policy.Signed, k *crypto.Keyring) {
 }
 
 // report logs an event: alarms and refusals as warnings, what an operator wants to know as
-// information, the rest for debugging.
+// information, the rest for debugging. Whoever can send may cause warnings, so they are rationed.
 func (m *Member) report(e control.Event) {
 	level := slog.LevelDebug
 	switch {
@@ -142,7 +142,43 @@ func (m *Member) report(e control.Event) {
 	case e.Result == control.ResultNote:
 		level = slog.LevelInfo
 	}
-	m.log.Log(m.ctx, level, "control", "event", e)
+	attrs := []slog.Attr{slog.Any("event", e)}
+	if level == slog.LevelWarn {
+		ok, left := m.warnings.take(m.clock().Mono)
+		if !ok {
+			return
+		}
+		if left > 0 {
+			attrs = append(attrs, slog.Uint64("left_out", left))
+		}
+	}
+	m.log.LogAttrs(m.ctx, level, "control", attrs...)
+}
+
+// ration lets through warningBurst warnings, and one more for every warningEvery.
+type ration struct {
+	spent   int           // of the burst
+	since   time.Duration // when spent was last made smaller
+	leftOut uint64        // since the last one that was let through
+}
+
+const (
+	warningBurst = 20
+	warningEvery = 10 * time.Second
+)
+
+// take reports whether a warning may be logged now, and how many were not since the last one.
+func (r *ration) take(now time.Duration) (ok bool, leftOut uint64) {
+	if back := int((now - r.since) / warningEvery); back > 0 {
+		r.spent, r.since = max(r.spent-back, 0), now
+	}
+	if r.spent >= warningBurst {
+		r.leftOut++
+		return false, 0
+	}
+	r.spent++
+	leftOut, r.leftOut = r.leftOut, 0
+	return true, leftOut
 }
 
 func (m *Member) wall() time.Time { return m.clock().Wall }

@@ -101,9 +101,15 @@ func (s *store) load(now time.Time) *policy.Signed {
 }
 
 // save keeps p, first the policy and then the floor, so that the floor never names a policy that was not kept.
+// Another process of the same member may have kept a newer one meanwhile, which stays.
 func (s *store) save(p *policy.Signed, wall time.Time) error {
 	if s.dir == "" || p.Document.Version == s.floor.Version && p.Hash == s.floor.Hash {
 		return nil
+	}
+	if b, err := os.ReadFile(filepath.Join(s.dir, floorFile)); err == nil {
+		if there, _, err := parseFloor(string(b)); err == nil && there.Version > p.Document.Version {
+			return nil
+		}
 	}
 	if err := WriteFile(filepath.Join(s.dir, policyFile), p.Raw, 0o600); err != nil {
 		return err

@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,7 +89,6 @@ type Client struct {
 	data   *session.Session
 	ctx    context.Context
 	cancel context.CancelFunc
-	done   chan struct{}
 
 	incoming chan *session.Message
 	acks     ackQueue // owned by run
@@ -147,6 +147,9 @@ func start(opts Options) (*Client, error) {
 	if opts.ControlBroker == "" {
 		opts.ControlBroker = opts.Broker
 	}
+	if opts.Prefix == "" {
+		opts.Prefix = member.DefaultPrefix
+	}
 	if opts.MaxMessage <= 0 {
 		opts.MaxMessage = DefaultMaxMessage
 	}
@@ -155,7 +158,7 @@ func start(opts Options) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		opts: opts, log: opts.Log, done: make(chan struct{}),
+		opts: opts, log: opts.Log,
 		incoming: make(chan *session.Message, maxPending), joined: make(chan struct{}),
 		firsts: map[string]chan error{"control": make(chan error, 1), "data": make(chan error, 1)},
 	}
@@ -350,9 +353,11 @@ func (c *Client) arrived(m *session.Message) {
 	}
 }
 
+// isControl reports whether a topic carries control messages.
+func (c *Client) isControl(name string) bool { return strings.HasPrefix(name, c.opts.Prefix+"/") }
+
 // run owns the receiver and calls the handler.
 func (c *Client) run() {
-	defer close(c.done)
 	r := NewReceiver(c.opts.MaxStreams, c.opts.Handler, c.member.UnknownKey)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -364,8 +369,7 @@ func (c *Client) run() {
 		case <-changed:
 			changed = c.adopt(r)
 		case m := <-c.incoming:
-			done := c.acks.add(m)
-			r.Receive(c.now(), Incoming{Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain, Done: done})
+			c.take(r, m)
 		case <-timer.C:
 			r.Advance(c.now())
 		}
@@ -373,6 +377,17 @@ func (c *Client) run() {
 		if at, ok := r.Deadline(); ok {
 			timer.Reset(max(at-c.now(), 0))
 		}
+	}
+}
+
+// take gives the receiver a message. What a wide filter such as "#" brings of the fleet's own control
+// messages is no message of an application: it is acknowledged in its turn, and that is all.
+func (c *Client) take(r *Receiver, m *session.Message) {
+	done := c.acks.add(m)
+	if !c.isControl(m.Topic) {
+		r.Receive(c.now(), Incoming{Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain, Done: done})
+	} else if done != nil {
+		done()
 	}
 }
 
@@ -392,7 +407,8 @@ func (c *Client) Status() control.Status { return c.member.Status() }
 // Streams is the number of streams that have a replay window now.
 func (c *Client) Streams() int { return int(c.streams.Load()) }
 
-// Close ends both connections. Messages that were not handled yet are not acknowledged.
+// Close ends both connections. Messages that were not handled yet are not acknowledged. A handler that
+// is running may still be when Close returns, so it may call Close itself.
 func (c *Client) Close() error {
 	c.cancel()
 	c.data.Close()

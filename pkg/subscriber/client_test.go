@@ -275,6 +275,24 @@ func TestHostileBroker(t *testing.T) {
 	}
 }
 
+func TestControlMessagesAreNotDelivered(t *testing.T) {
+	b := embedded.Start(t, embedded.Options{})
+	f := newFleet(t, nil)
+	f.keeper(b.URL(), nil)
+	in := newInbox()
+	alice := connect(t, subscriber.Options{Member: f.identity(crypto.RoleSubscriber, "alice"), Broker: b.URL(), Handler: in.handle})
+	if err := alice.Subscribe(within(t), 1, "#"); err != nil {
+		t.Fatal(err)
+	}
+	b.Inject("sealgate/control", []byte("x"), 1, false)
+	if err := alice.Publish(within(t), "plant/1", []byte("hello"), 1, false); err != nil {
+		t.Fatal(err)
+	}
+	if m := in.await(t, 1)[0]; m.Topic != "plant/1" || m.Status != subscriber.StatusOK {
+		t.Errorf("got %+v", m)
+	}
+}
+
 func TestBrokerRestarts(t *testing.T) {
 	b := embedded.Start(t, embedded.Options{})
 	f := newFleet(t, nil)
@@ -356,6 +374,7 @@ func TestPublishRefuses(t *testing.T) {
 		{"plant/+", "x", 1, ""},
 		{"plant/1", strings.Repeat("x", 101), 1, "at most 100"},
 		{"plant/1", "x", 3, "QoS 3"},
+		{"sealgate/policy", "x", 1, "control messages"},
 	} {
 		if err := alice.Publish(within(t), c.topic, []byte(c.payload), c.qos, false); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %q", c.topic, err, c.want)

@@ -112,6 +112,9 @@ func (c *Client) publish(ctx context.Context, name string, payload []byte, qos b
 	if err := topic.ValidateName([]byte(name)); err != nil {
 		return err
 	}
+	if c.isControl(name) {
+		return fmt.Errorf("topics under %q carry the fleet's control messages", c.opts.Prefix+"/")
+	}
 	if len(payload) > c.opts.MaxMessage {
 		return fmt.Errorf("%d bytes; at most %d are allowed", len(payload), c.opts.MaxMessage)
 	}
