@@ -20,11 +20,12 @@ type standalone struct {
 }
 
 // Standalone runs body as a test outside `go test` and returns the exit code: 0, 1 when body failed, 130 on SIGINT or SIGTERM
-// by way of os.Exit (also when standard output is closed). Cleanups run in every case.
+// by way of os.Exit. Cleanups run in every case.
 func Standalone(name string, body func(T)) int {
 	s := &standalone{name: name}
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	signal.Ignore(syscall.SIGPIPE) // nobody reads on: the end comes as it would have, with its cleanups
 	go func() {
 		<-signals
 		signal.Stop(signals) // a second one ends the process at once
