@@ -127,7 +127,7 @@ func (c *conn) fail(err error) {
 // before it only if the device sent one, so that wills are published as MQTT says.
 func (c *conn) upEnded(err error) {
 	c.fail(err)
-	deadline := time.Now().Add(linger)
+	deadline := time.Now().Add(c.g.linger)
 	_ = c.upl.SetWriteDeadline(deadline)
 	_ = c.dev.SetWriteDeadline(deadline)
 	_ = c.upl.SetReadDeadline(deadline)
@@ -146,7 +146,7 @@ func (c *conn) upEnded(err error) {
 // downEnded ends the direction broker -> device.
 func (c *conn) downEnded(err error) {
 	c.fail(err)
-	deadline := time.Now().Add(linger)
+	deadline := time.Now().Add(c.g.linger)
 	_ = c.upl.SetWriteDeadline(deadline)
 	_ = c.dev.SetWriteDeadline(deadline)
 	_ = c.dev.SetReadDeadline(deadline)

@@ -118,6 +118,7 @@ type Gateway struct {
 	report  reporter
 	memory  budget
 	streams atomic.Int64 // seal and receive streams that exist
+	linger  time.Duration
 	asked   askedKeys
 
 	state atomic.Pointer[stateBox]
@@ -154,6 +155,7 @@ func New(cfg Config) *Gateway {
 	g.store.init(g)
 	g.metrics = newMetrics(g)
 	g.report.log = g.cfg.Log
+	g.linger = linger
 	if _, err := io.ReadFull(g.cfg.Rand, g.boot[:]); err != nil {
 		// Stream ids stay unique by their own 16 random bytes, which are checked on every use.
 		g.cfg.Log.Warn("no randomness for this process's boot id", "error", err)

@@ -302,6 +302,13 @@ func TestStreamsGoOnAcrossReconnects(t *testing.T) {
 	if next := send(); next.Kid.KeyID() == first.Kid.KeyID() || next.Kid.StreamID() == first.Kid.StreamID() || next.Seq != 0 {
 		t.Errorf("a new epoch needs a new stream: %v number %d", next.Kid, next.Seq)
 	}
+	f.keys["default"][1].Send = false
+	f.epoch-- // two leaders: another key of the same epoch, told apart by its id alone
+	before := f.keys["default"][1].ID
+	b.g.SetState(f.rotate(1))
+	if next := send(); next.Kid.KeyID() != f.state().Keys.Send("default").ID || next.Seq != 0 || next.Kid.KeyID() == before {
+		t.Errorf("another key of the same epoch needs a new stream: %v number %d", next.Kid, next.Seq)
+	}
 	b.g.SetState(f.state()) // the same keys in a new snapshot
 	if next := send(); next.Seq != 1 {
 		t.Errorf("number %d under an equal snapshot", next.Seq)
@@ -317,6 +324,9 @@ func TestStreamsGoOnAcrossReconnects(t *testing.T) {
 		t.Errorf("number %d after a takeover", next.Seq)
 	}
 	b.g.store.put(old)
+	if b.g.store.len() != 0 {
+		t.Error("the end of the older connection gave the younger one's session away")
+	}
 	taken := b.c.sess
 	b.reconnect(t, v, "dev1", false)
 	if b.c.sess != taken {
