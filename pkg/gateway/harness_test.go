@@ -438,17 +438,14 @@ func (p *peer) publish() mqttparse.Publish {
 // ended waits for the end of the connection.
 func (p *peer) ended() {
 	p.tb.Helper()
-	for {
-		f, err := p.read()
-		if err == nil {
-			p.tb.Fatalf("want the end, got %v", f.Type())
-		}
-		if ne, ok := err.(net.Error); ok && ne.Timeout() {
-			p.tb.Fatal("the connection stays open")
-		}
-		p.Close()
-		return
+	f, err := p.read()
+	if err == nil {
+		p.tb.Fatalf("want the end, got %v", f.Type())
 	}
+	if ne, ok := err.(net.Error); ok && ne.Timeout() {
+		p.tb.Fatal("the connection stays open")
+	}
+	p.Close()
 }
 
 func connectPacket(v mqttparse.Version, client string, clean bool) []byte {
