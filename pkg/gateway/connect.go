@@ -17,7 +17,7 @@ import (
 // connect reads CONNECT, seals its will, opens the uplink and sends it on. Nothing is dialled
 // for whoever does not say CONNECT first.
 func (c *conn) connect() error {
-	deadline := time.Now().Add(c.g.cfg.ConnectTimeout)
+	deadline := time.Now().Add(c.g.connectTimeout())
 	_ = c.dev.SetReadDeadline(deadline)
 	f, err := c.readConnect()
 	if err != nil {
@@ -92,9 +92,9 @@ func (c *conn) readConnect() (mqttparse.Frame, error) {
 		err = c.devSource.fill(in, func() {})
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded) && c.g.ctx.Err() == nil:
-			text := fmt.Sprintf("no CONNECT within limits.connect_timeout (%v)", c.g.cfg.ConnectTimeout)
+			text := fmt.Sprintf("no CONNECT within limits.connect_timeout (%v)", c.g.connectTimeout())
 			if n := len(in.unread()); n > 0 {
-				text = fmt.Sprintf("only %d bytes of CONNECT within limits.connect_timeout (%v)", n, c.g.cfg.ConnectTimeout)
+				text = fmt.Sprintf("only %d bytes of CONNECT within limits.connect_timeout (%v)", n, c.g.connectTimeout())
 			}
 			return f, refuse(refusedTimeout, 0, text)
 		case err != nil && len(in.unread()) > 0:
@@ -140,7 +140,7 @@ func (c *conn) sealWill(con *mqttparse.Connect, state *State) (changed bool, err
 // dial opens the uplink. The TLS handshake runs on a goroutine of its own, whose stack goes
 // with it.
 func (c *conn) dial() error {
-	ctx, cancel := context.WithTimeout(c.g.ctx, c.g.cfg.ConnectTimeout)
+	ctx, cancel := context.WithTimeout(c.g.ctx, c.g.connectTimeout())
 	defer cancel()
 	type result struct {
 		conn net.Conn

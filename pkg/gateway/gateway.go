@@ -120,6 +120,7 @@ type Gateway struct {
 	streams atomic.Int64 // seal and receive streams that exist
 	linger  time.Duration
 	asked   askedKeys
+	limits  limits
 
 	state atomic.Pointer[stateBox]
 	ctx   context.Context // ends when the gateway closes
@@ -149,6 +150,7 @@ func New(cfg Config) *Gateway {
 		listeners: make(map[net.Listener]struct{}),
 		idle:      make(chan struct{}),
 	}
+	g.SetLimits(g.cfg.MaxConnections, g.cfg.ConnectTimeout)
 	g.ctx, g.stop = context.WithCancel(context.Background())
 	g.state.Store(&stateBox{State: &State{}, replaced: make(chan struct{})})
 	g.memory.left.Store(int64(g.cfg.MaxBuffered))

@@ -65,8 +65,8 @@ func (g *Gateway) add(c *conn) error {
 	switch {
 	case g.stopped:
 		return errStopped
-	case len(g.conns) >= g.cfg.MaxConnections:
-		return fmt.Errorf("limits.max_connections (%d) reached: a connection was closed", g.cfg.MaxConnections)
+	case len(g.conns) >= g.maxConnections():
+		return fmt.Errorf("limits.max_connections (%d) reached: a connection was closed", g.maxConnections())
 	}
 	g.conns[c] = struct{}{}
 	return nil

@@ -167,7 +167,7 @@ func (t *sessionStore) put(s *session) {
 	e.owned = false
 	e.prev, e.next = &t.anchor, t.anchor.next
 	e.prev.next, e.next.prev = e, e
-	if t.idle++; t.idle > t.g.cfg.MaxConnections {
+	if t.idle++; t.idle > t.g.maxConnections() {
 		t.dropOldest()
 	}
 }

@@ -211,7 +211,7 @@ func (u *upPath) waitConnAck() error {
 	if err := u.flush(); err != nil {
 		return err
 	}
-	timer := time.NewTimer(u.c.g.cfg.ConnectTimeout)
+	timer := time.NewTimer(u.c.g.connectTimeout())
 	defer timer.Stop()
 	select {
 	case <-u.c.answered:

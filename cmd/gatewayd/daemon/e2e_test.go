@@ -226,9 +226,13 @@ func TestReload(t *testing.T) {
 	p.gatewayd.hangup()
 	p.gatewayd.log.await(t, "reload refused, going on as before")
 
-	p.write(t, strings.Replace(p.text(), "[limits]", "[limits]\nmax_connections = 7", 1))
+	p.write(t, strings.Replace(p.text(), "[limits]", "[limits]\nmax_message = \"64KiB\"\nmax_connections = 1", 1))
 	p.gatewayd.hangup()
-	p.gatewayd.log.await(t, "need a restart", "limits.max_connections")
+	p.gatewayd.log.await(t, "need a restart", `"keys":"limits.max_message"`)
+	p.gatewayd.log.await(t, "hold for new connections")
+	if code := connack(t, p.device(t)); code != -1 {
+		t.Errorf("over the new limit of connections a device got return code %d", code)
+	}
 
 	// A CA that did not sign the broker's certificate: new connections fail, the open one stays.
 	other := filepath.Join(p.dir, "other-ca.pem")

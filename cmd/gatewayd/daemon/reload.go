@@ -7,8 +7,8 @@ import (
 	"sealgate/pkg/config"
 )
 
-// reload reads the configuration again. Connections stay. What concerns new connections to
-// the broker is taken over; what would need sockets, steering or buffers to be made anew is
+// reload reads the configuration again. Connections stay. What concerns new connections is
+// taken over; what would need sockets, steering or buffers to be made anew is
 // named and left as it was. A file that does not hold together changes nothing.
 func (d *daemon) reload() {
 	d.mu.Lock()
@@ -27,8 +27,8 @@ func (d *daemon) reload() {
 	if keys := needRestart(d.cfg, next); len(keys) > 0 {
 		d.log.Warn("reload: these changes need a restart and have no effect yet", "keys", strings.Join(keys, " "))
 	}
-	d.cfg.Uplink = next.Uplink
-	d.log.Info("reload: the uplink's settings hold for new connections")
+	d.gateway.SetLimits(next.Limits.MaxConnections, next.Limits.ConnectTimeout)
+	d.log.Info("reload: the uplink's settings and limits hold for new connections")
 }
 
 // needRestart lists the changed keys that a running gatewayd cannot take over.
@@ -44,8 +44,6 @@ func needRestart(old, next *config.Config) []string {
 		{"[steer]", old.Steer, next.Steer},
 		{"control.prefix", old.Control.Prefix, next.Control.Prefix},
 		{"limits.max_message", old.Limits.MaxMessage, next.Limits.MaxMessage},
-		{"limits.max_connections", old.Limits.MaxConnections, next.Limits.MaxConnections},
-		{"limits.connect_timeout", old.Limits.ConnectTimeout, next.Limits.ConnectTimeout},
 		{"metrics.listen", old.Metrics.Listen, next.Metrics.Listen},
 	} {
 		if !reflect.DeepEqual(v.old, v.new) {
