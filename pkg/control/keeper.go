@@ -17,14 +17,14 @@ import (
 
 // keeperState is what a keeper remembers of those who ask.
 type keeperState struct {
-	grants    []*pendingHello // at most MaxPendingHellos, one a member, oldest first
-	confirms  []*pendingHello // at most MaxPendingConfirms, one a member
+	grants    []*pendingHello // at most MaxPendingHellos, oldest first
+	confirms  []*pendingHello // at most MaxPendingConfirms
 	batchAt   time.Duration   // answer confirms then
 	hpke      bucket
 	signature bucket
 	seen      map[[16]byte]struct{}      // nonces taken in, see order
 	order     [][16]byte                 // the same, oldest first; at most MaxSeenNonces
-	served    map[[32]byte]time.Duration // certificates granted within MemberInterval; the token bucket bounds it
+	served    map[[32]byte]time.Duration // when each certificate's bucket of MemberBurst Grants is full again, if later than now
 }
 
 // pendingHello is a Hello that waits for its answer.
@@ -33,7 +33,7 @@ type pendingHello struct {
 	from    crypto.Member
 	digest  []byte // the signed Hello, which the Grant's HPKE info binds
 	expires time.Duration
-	after   time.Duration // not to be answered before
+	after   time.Duration // not to be answered before, for its member has had its share
 	held    bool          // a group of it is not ready: its epoch is not made, or not yet seen at the broker
 }
 
@@ -128,7 +128,7 @@ func (m *Machine) checkAsker(h *Hello) error {
 }
 
 // queueHello keeps the groups that we lead and the asker may hold, notes what epochs it
-// knows, and puts it in line. A member's newer Hello replaces its older one.
+// knows, and puts it in line.
 func (m *Machine) queueHello(h *Hello, from crypto.Member, msg []byte) error {
 	var mine []HelloGroup
 	refused := false
@@ -162,9 +162,6 @@ func (m *Machine) queueHello(h *Hello, from crypto.Member, msg []byte) error {
 		queue, limit = &m.keeper.confirms, MaxPendingConfirms
 		m.keeper.batchAt = min(m.keeper.batchAt, m.now.Mono+ConfirmBatch)
 	}
-	if at, ok := m.keeper.served[from.CertHash]; ok && h.Want == WantKeys {
-		p.after = at + MemberInterval
-	}
 	if err := enqueue(queue, p, limit); err != nil {
 		return err
 	}
@@ -173,13 +170,25 @@ func (m *Machine) queueHello(h *Hello, from crypto.Member, msg []byte) error {
 	return nil
 }
 
-// enqueue appends p, or puts it in the place of the same member's older Hello.
+// enqueue appends p, or puts it in the place of an older Hello: of the same session, or the
+// oldest of the same member if that has MemberBurst sessions waiting already.
 func enqueue(queue *[]*pendingHello, p *pendingHello, limit int) error {
+	oldest, sessions := -1, 0
 	for i, old := range *queue {
-		if old.from.CertHash == p.from.CertHash {
+		if old.from.CertHash != p.from.CertHash {
+			continue
+		}
+		if old.hello.Inbox == p.hello.Inbox {
 			(*queue)[i] = p
 			return nil
 		}
+		if sessions++; oldest < 0 {
+			oldest = i
+		}
+	}
+	if sessions >= MemberBurst {
+		(*queue)[oldest] = p
+		return nil
 	}
 	if len(*queue) >= limit {
 		return ErrFlood
@@ -192,9 +201,10 @@ func enqueue(queue *[]*pendingHello, p *pendingHello, limit int) error {
 func (m *Machine) runKeeper() {
 	k, now := &m.keeper, m.now.Mono
 	k.grants = slices.DeleteFunc(k.grants, func(p *pendingHello) bool { return p.expires <= now })
-	maps.DeleteFunc(k.served, func(_ [32]byte, at time.Duration) bool { return at+MemberInterval <= now })
+	maps.DeleteFunc(k.served, func(_ [32]byte, full time.Duration) bool { return full <= now })
 	waiting := k.grants[:0]
 	for _, p := range k.grants {
+		p.after = k.served[p.from.CertHash] - (MemberBurst-1)*MemberInterval
 		if p.held = m.held(p); p.held || p.after > now || !k.hpke.take(now) {
 			waiting = append(waiting, p)
 			continue
@@ -235,7 +245,7 @@ func (m *Machine) serve(p *pendingHello) {
 		m.refuse(KindHello, "", p.from, err)
 		return
 	}
-	m.keeper.served[p.from.CertHash] = m.now.Mono
+	m.keeper.served[p.from.CertHash] = max(m.keeper.served[p.from.CertHash], m.now.Mono) + MemberInterval
 	for i := range body {
 		if g := m.groups[body[i].Name]; len(g.granted) < MaxGranted {
 			g.granted[p.from.CertHash] = struct{}{}

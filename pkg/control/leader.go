@@ -15,35 +15,31 @@ import (
 
 // leaderState is what a leader remembers of a group.
 type leaderState struct {
-	chain      *lineage       // its own KEK; nil: no generation begun
-	wraps      []EpochWrap    // of this generation, newest first
-	policy     *policy.Signed // in force when it last minted
-	message    []byte         // the signed announcement
-	bootAt     time.Duration  // start the first generation then
-	rotateAt   time.Duration  // the next scheduled epoch
-	announceAt time.Duration  // publish the announcement again, unless the broker shows it before
-	tries      int            // publications of message
-	jumpedAt   time.Duration  // when a report last caused a generation
-	jumpDue    bool           // a report of a higher epoch waits for its turn
+	chain       *lineage       // its own KEK; nil: no generation begun
+	wraps       []EpochWrap    // of this generation, newest first
+	policy      *policy.Signed // in force when it last minted
+	message     []byte         // the signed announcement
+	bootAt      time.Duration  // start the first generation then
+	rotateAt    time.Duration  // the next scheduled epoch
+	announceAt  time.Duration  // publish the announcement again, unless the broker shows it before
+	announcedAt time.Duration  // when it last was published
+	tries       int            // publications of message
+	jumpedAt    time.Duration  // when a report last caused a generation
+	jumpDue     bool           // a report of a higher epoch waits for its turn
 }
 
 func (l *leaderState) reset() {
 	if l.chain != nil {
 		l.chain.kek.Erase()
 	}
-	*l = leaderState{bootAt: never, rotateAt: never, announceAt: never, jumpedAt: -ReportInterval}
-}
-
-// lostSession makes the leader look at the broker's copy again once it is connected.
-func (l *leaderState) lostSession() {
-	l.bootAt, l.announceAt, l.tries = never, never, 0
+	*l = leaderState{bootAt: never, rotateAt: never, announceAt: never, announcedAt: -EchoWait, jumpedAt: -ReportInterval}
 }
 
 // startLeading begins a session, or a term, as leader.
 func (m *Machine) startLeading(g *group) {
 	switch {
 	case g.lead.chain != nil:
-		g.lead.announceAt = m.now.Mono + CopyWait
+		g.lead.announceAt, g.lead.tries = m.now.Mono+CopyWait, 0
 	case g.highest != (crypto.Epoch{}):
 		g.lead.bootAt = m.now.Mono // it was a member until now and knows where to go on
 	default:
@@ -248,6 +244,7 @@ func (m *Machine) announce(g *group) {
 	l := &g.lead
 	m.send(KindEpoch, KeysTopic(m.cfg.Prefix, g.name), l.message, true)
 	l.announceAt = m.now.Mono + min(EchoWait<<min(l.tries, 8), RepublishInterval) + m.jitter(EchoWait/2)
+	l.announcedAt = m.now.Mono
 	l.tries++
 }
 
@@ -265,7 +262,7 @@ func (m *Machine) leaderSees(g *group, e *EpochMessage, from crypto.Member) {
 	case (l.chain == nil || newest.Compare(g.highest) > 0) && m.noteReport(g, newest.Generation, newest.Number, false):
 		m.event(Event{Kind: KindEpoch, Result: ResultAccepted, Group: g.name, From: label(from), Detail: "epoch " + newest.String() + " was announced before; goes on above it"})
 	case l.chain != nil:
-		l.announceAt = min(l.announceAt, m.now.Mono+m.jitter(JoinJitter))
+		l.announceAt = min(l.announceAt, max(m.now.Mono+m.jitter(JoinJitter), l.announcedAt+EchoWait))
 		m.refuse(KindEpoch, g.name, from, fmt.Errorf("announced %v, current is %v: %w", newest, g.highest, ErrStale))
 	default:
 		m.event(Event{Kind: KindEpoch, Result: ResultIgnored, Group: g.name, From: label(from)})

@@ -18,7 +18,7 @@ const (
 	GenerationJitter   = 500 * time.Millisecond  // Hello after a new generation: at random within
 	RefillJitter       = 5 * time.Second         // Hello to fill a hole in the history: at random within
 	ConfirmBatch       = 200 * time.Millisecond  // a keeper gathers nonces this long for one signature
-	MemberInterval     = time.Second             // between two Grants of a keeper to the same member
+	MemberInterval     = time.Second             // between two Grants of a keeper to the same member, in the long run
 	BootstrapWait      = time.Second             // a leader without keys listens this long before it starts a generation
 	CopyWait           = 2 * time.Second         // a keeper waits this long for the broker's retained copy
 	RankDelay          = 2 * time.Second         // each lower rank waits this much longer before it republishes
@@ -50,6 +50,7 @@ const (
 	MaxAskedIDs        = 16                         // key ids remembered for one query
 	MaxPendingHellos   = 4096                       // members that wait for a Grant
 	MaxPendingConfirms = 4096                       // members that wait for a Confirm
+	MemberBurst        = 8                          // Grants to the same member at once, and sessions of it that wait
 	MaxSeenNonces      = 8192                       // answered nonces that a keeper remembers
 	MaxGranted         = 1 << 17                    // members counted as granted, a group
 	MaxPendingEpochs   = 6                          // epochs announced but not yet active, at one leader

@@ -61,7 +61,9 @@ func New(cfg Config) (*Machine, error) {
 		if p.Document.Fleet != self.Fleet {
 			return nil, fmt.Errorf("control: the policy is for fleet %q, the identity of fleet %q", p.Document.Fleet, self.Fleet)
 		}
-		if m.admitPolicy(p) == nil {
+		if err := m.admitPolicy(p); err != nil {
+			m.refuse(KindPolicy, "", crypto.Member{}, fmt.Errorf("the policy on disk: %w", err))
+		} else {
 			m.applyPolicy(p)
 			m.refreshKeys()
 		}
@@ -103,7 +105,6 @@ func (m *Machine) dropSession() {
 	m.out.Publish, m.out.Subscribe, m.out.Unsubscribe = nil, nil, nil
 	for _, g := range m.groups {
 		g.ask.reset()
-		g.lead.lostSession()
 		g.subscribed = false
 	}
 }

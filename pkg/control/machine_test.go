@@ -263,6 +263,27 @@ func TestKeeperRestarts(t *testing.T) {
 	}
 }
 
+// TestManyNeedKeysAtOnce: after the keeper's restart everybody asks, and is served at the keeper's rate
+// without asking in vain much.
+func TestManyNeedKeysAtOnce(t *testing.T) {
+	w := newWorld(t)
+	gw1 := w.add(crypto.RoleGateway, "gw1", func(c *Config) { c.GrantRate = 20 }).connect()
+	const members = 120
+	for i := range members {
+		w.add(crypto.RoleSubscriber, fmt.Sprintf("sub%d", i)).connect()
+	}
+	w.run(30 * time.Second)
+	w.mustAgree()
+	gw1.boot()
+	gw1.connect()
+	mark := len(w.log)
+	w.run(30 * time.Second)
+	w.mustAgree()
+	if g, h := w.count(KindGrant, mark), w.count(KindHello, mark); g > members+members/10 || h > 3*members {
+		t.Errorf("%d Grants and %d Hellos for %d members", g, h, members)
+	}
+}
+
 // TestPowerCut: every program starts anew, and the broker has lost its store. One
 // member's data plane still knows what epoch there was (F20).
 func TestPowerCut(t *testing.T) {
@@ -338,6 +359,31 @@ func TestBrokerLosesItsStore(t *testing.T) {
 	w.add(crypto.RoleSubscriber, "bob").connect()
 	w.run(3 * time.Second)
 	w.mustAgree()
+}
+
+// TestBrokerShowsAnOldAnnouncement: the leader puts its own in its place, at a bounded rate.
+func TestBrokerShowsAnOldAnnouncement(t *testing.T) {
+	w := newWorld(t)
+	gw1, _, _ := w.fleet()
+	keys := KeysTopic(testPrefix, "default")
+	old := w.retained[keys]
+	gw1.boot()
+	gw1.connect()
+	w.run(20 * time.Second)
+	current := w.retained[keys]
+	w.publish(nil, keys, old, true)
+	w.run(time.Second)
+	if string(w.retained[keys]) != string(current) {
+		t.Error("the old announcement stands")
+	}
+	mark := len(w.log)
+	for range 300 {
+		gw1.inject(keys, old)
+		w.run(100 * time.Millisecond)
+	}
+	if n := w.count(KindEpoch, mark); n > 11 {
+		t.Errorf("%d announcements in 30 s", n)
+	}
 }
 
 // TestMemberComesBack: after a pause it catches up from the retained message alone.

@@ -101,6 +101,9 @@ func TestFloor(t *testing.T) {
 	if n.policy != nil || n.ring != nil || len(w.log) != 0 {
 		t.Fatal("works from a policy below its floor")
 	}
+	if !refused(n.events, ErrPolicyOld) {
+		t.Errorf("does not say that its policy is old:%s", describe(n.events))
+	}
 	n.mustRefuse(PolicyTopic(testPrefix), first.Raw, ErrPolicyOld)
 	w.publishPolicy(second)
 	w.run(10 * time.Second)
