@@ -26,7 +26,7 @@ func TestHAProxyCarriesTheLoad(t *testing.T) {
 			t.Errorf("%s: no processor time was seen", w.name)
 		}
 	}
-	conns, err := openIdle(c.addr, 50)
+	conns, err := openIdle(c.addr, 1, 50)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -165,10 +165,11 @@ func (l *load) stop() {
 // idle is a set of connections that do nothing after CONNACK.
 type idle []net.Conn
 
-func openIdle(addr string, n int) (idle, error) {
+// openIdle opens n connections; batch keeps their client identifiers apart from other batches'.
+func openIdle(addr string, batch, n int) (idle, error) {
 	var conns idle
 	for i := range n {
-		conn, err := connect(addr, fmt.Sprintf("idle%d", i))
+		conn, err := connect(addr, fmt.Sprintf("idle%d.%d", batch, i))
 		if err != nil {
 			conns.close()
 			return nil, fmt.Errorf("connection %d: %w", i, err)

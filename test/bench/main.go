@@ -98,27 +98,32 @@ func median(v []float64) float64 {
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
 }
 
-// memory prints what the idle programs hold, and what an idle connection adds.
+// memory prints what the idle programs hold, and what an idle connection adds: from the first to the n-th, and from the
+// n-th to the 2n-th, where what the program takes once for any traffic at all is no longer in the figure.
 func (b *bench) memory(t lab.T, n int, settle time.Duration) {
-	fmt.Printf("Memory, resident, %d idle TLS-uplinked connections, %v after the last\n", n, settle)
+	fmt.Printf("Memory, resident, idle TLS-uplinked connections, %v after the last\n", settle)
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(out, "\tidle\tfull\tbytes/connection\t")
+	fmt.Fprintf(out, "\tnone\t%d\t%d\tbytes a connection to %d\tbytes each beyond\t\n", n, 2*n, n)
 	for _, c := range b.contenders {
-		before, err := c.proc.RSS()
-		if err != nil {
-			t.Fatalf("read the memory of %s: %v", c.name, err)
+		var open idle
+		rss := make([]int, 3)
+		for i := range rss {
+			if i > 0 {
+				more, err := openIdle(c.addr, i, n)
+				if err != nil {
+					t.Fatalf("open idle connections through %s: %v", c.name, err)
+				}
+				open = append(open, more...)
+				time.Sleep(settle)
+			}
+			var err error
+			if rss[i], err = c.proc.RSS(); err != nil {
+				t.Fatalf("read the memory of %s: %v", c.name, err)
+			}
 		}
-		idle, err := openIdle(c.addr, n)
-		if err != nil {
-			t.Fatalf("open idle connections through %s: %v", c.name, err)
-		}
-		time.Sleep(settle)
-		after, err := c.proc.RSS()
-		if err != nil {
-			t.Fatalf("read the memory of %s: %v", c.name, err)
-		}
-		idle.close()
-		fmt.Fprintf(out, "%s\t%.1f MB\t%.1f MB\t%d\t\n", c.name, float64(before)/1e6, float64(after)/1e6, (after-before)/n)
+		open.close()
+		fmt.Fprintf(out, "%s\t%.1f MB\t%.1f MB\t%.1f MB\t%d\t%d\t\n", c.name, float64(rss[0])/1e6, float64(rss[1])/1e6, float64(rss[2])/1e6,
+			(rss[1]-rss[0])/n, (rss[2]-rss[1])/n)
 	}
 	out.Flush()
 }
