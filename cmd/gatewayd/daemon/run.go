@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -62,8 +63,20 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (err error) {
 	defer cancel()
 	helpers.Go(func() { _ = d.link.Run(ctx) })
 	helpers.Go(func() { d.reloads(ctx, env.Hangups()) })
+	d.advise()
 	log.Info("gatewayd runs", "mode", cfg.Steer.Mode, "listen", steering.Listener.Addr().String(), "keylink", cfg.Keylink, "version", cmdenv.Version())
 	return d.serve(ctx, steering)
+}
+
+// advise names what works, and yet may not be meant.
+func (d *daemon) advise() {
+	if !d.cfg.Uplink.TLS {
+		d.log.Warn("uplink.tls = false: payloads are sealed, but everybody on the uplink reads topics, client ids and passwords")
+	}
+	host, _, err := net.SplitHostPort(d.cfg.Metrics.Listen)
+	if addr, parseErr := netip.ParseAddr(host); err == nil && host != "localhost" && (parseErr != nil || !addr.IsLoopback()) {
+		d.log.Warn("metrics.listen: whoever reaches it sees device addresses and client ids; it asks for no password", "listen", d.cfg.Metrics.Listen)
+	}
 }
 
 // assemble makes everything that needs no privilege and listens nowhere.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"sealgate/pkg/config"
 	"sealgate/pkg/gateway/uplink"
@@ -21,7 +22,6 @@ type uplinks struct {
 func (u *uplinks) configure(cfg *config.Config) error {
 	c := uplink.Config{
 		TLS: cfg.Uplink.TLS, Port: cfg.Uplink.Port, CAFile: cfg.Uplink.CA, ServerName: cfg.Uplink.ServerName,
-		Timeout: cfg.Limits.ConnectTimeout,
 	}
 	if c.TLS {
 		for _, f := range []struct {
@@ -41,6 +41,7 @@ func (u *uplinks) configure(cfg *config.Config) error {
 	if len(brokers) == 0 {
 		brokers = []string{""}
 	}
+	c.Timeout = cfg.Limits.ConnectTimeout / time.Duration(len(brokers)) // a silent one leaves time for the others
 	var dialers []*uplink.Dialer
 	for _, b := range brokers {
 		c.Broker = b
