@@ -293,6 +293,65 @@ func TestControlMessagesAreNotDelivered(t *testing.T) {
 	}
 }
 
+func TestPersistentSession(t *testing.T) {
+	b := embedded.Start(t, embedded.Options{})
+	f := newFleet(t, nil)
+	f.keeper(b.URL(), nil)
+	alice, in := f.identity(crypto.RoleSubscriber, "alice"), newInbox()
+	first := connect(t, subscriber.Options{Member: alice, Broker: b.URL(), ClientID: "alice-1"})
+	if err := first.Subscribe(within(t), 1, "plant/#"); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	bob := connect(t, subscriber.Options{Member: f.identity(crypto.RoleSubscriber, "bob"), Broker: b.URL()})
+	for i := range 5 {
+		if err := bob.Publish(within(t), "plant/1", fmt.Append(nil, i), 1, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	connect(t, subscriber.Options{Member: alice, Broker: b.URL(), ClientID: "alice-1", Handler: in.handle})
+	got := map[string]bool{} // the embedded broker queues by the second, so not in order
+	for _, m := range in.await(t, 5) {
+		got[string(m.Payload)] = m.Status == subscriber.StatusOK
+	}
+	for i := range 5 {
+		if !got[fmt.Sprint(i)] {
+			t.Errorf("message %d is missing: %v", i, got)
+		}
+	}
+}
+
+// TestAcknowledgedAfterHandling lets a client end while its handler is busy: the broker must deliver
+// what was not handled to the session's next connection.
+func TestAcknowledgedAfterHandling(t *testing.T) {
+	b := embedded.Start(t, embedded.Options{})
+	f := newFleet(t, nil)
+	f.keeper(b.URL(), nil)
+	alice, in := f.identity(crypto.RoleSubscriber, "alice"), newInbox()
+	busy, release := make(chan struct{}), make(chan struct{})
+	first := connect(t, subscriber.Options{Member: alice, Broker: b.URL(), ClientID: "alice-1", Handler: func(*subscriber.Message) {
+		close(busy)
+		<-release
+	}})
+	if err := first.Subscribe(within(t), 1, "plant/#"); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Publish(within(t), "plant/1", []byte("once more"), 1, false); err != nil {
+		t.Fatal(err)
+	}
+	<-busy
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	connect(t, subscriber.Options{Member: alice, Broker: b.URL(), ClientID: "alice-1", Handler: in.handle})
+	if m := in.await(t, 1)[0]; m.Status != subscriber.StatusOK || string(m.Payload) != "once more" {
+		t.Errorf("got %+v %q", m, m.Payload)
+	}
+}
+
 func TestBrokerRestarts(t *testing.T) {
 	b := embedded.Start(t, embedded.Options{})
 	f := newFleet(t, nil)
