@@ -2,6 +2,7 @@ package member
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"sealgate/pkg/control"
@@ -79,7 +80,7 @@ func (l *link) run(ctx context.Context, m *Member) {
 		case <-l.conn.Done():
 			return
 		case out := <-l.work:
-			if err := l.do(ctx, out); err != nil && ctx.Err() == nil {
+			if err := l.do(ctx, out); err != nil && ctx.Err() == nil && !errors.Is(err, session.ErrLost) {
 				m.log.Warn("control topics cannot be used", "error", err)
 			}
 		}

@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -242,8 +243,16 @@ func (c *Client) waitFor(ctx context.Context, ok func(*member.State) bool) error
 // errClosed is returned by calls on a client after Close.
 var errClosed = errors.New("the client has been closed")
 
-// Ready waits until keys have arrived for at least one group.
+// Ready waits until keys have arrived for at least one group. It returns at once when the policy
+// gives this member none.
 func (c *Client) Ready(ctx context.Context) error {
+	me, doc := c.member.Identity(), c.member.State().Policy.Document
+	if doc.Revoked(me) {
+		return fmt.Errorf("the fleet policy (version %d) has revoked %q", doc.Version, me.Name)
+	}
+	if !slices.ContainsFunc(doc.Groups, func(g policy.Group) bool { return g.MayRead(me) }) {
+		return fmt.Errorf("the fleet policy (version %d) lets %s %q read no group; add its name to a group's read list", doc.Version, me.Role, me.Name)
+	}
 	err := c.waitFor(ctx, func(s *member.State) bool {
 		for _, g := range s.Keys.Groups() {
 			if len(s.Keys.Keys(g)) > 0 {
@@ -253,7 +262,7 @@ func (c *Client) Ready(ctx context.Context) error {
 		return false
 	})
 	if err != nil {
-		return fmt.Errorf("no keys yet (does a keeper's controld run, and does the policy let %q read?): %w", c.member.Identity().Name, err)
+		return fmt.Errorf("no keys yet; does a keeper's controld run, on this control broker? (%w)", err)
 	}
 	return nil
 }

@@ -99,6 +99,11 @@ func openFleet(dir string) (*fleetDir, error) {
 			return nil, err
 		}
 	}
+	if info, err := os.Stat(f.path(caKeyFile)); err != nil {
+		return nil, err
+	} else if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return nil, fmt.Errorf("%s may be read by others (mode %04o), and who has it owns the fleet; run: chmod 600 %s", f.path(caKeyFile), mode, f.path(caKeyFile))
+	}
 	if f.authority, err = crypto.ParseAuthority(f.caKey, f.caCert); err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"sealgate/cmd/internal/cmdenv"
 	"sealgate/pkg/subscriber"
+	"sealgate/pkg/topic"
 )
 
 // pubFlags are the flags of `sealctl pub`.
@@ -58,6 +59,9 @@ func runPub(env cmdenv.Env, c *command, args []string) error {
 		if yes {
 			sources++
 		}
+	}
+	if err := topic.ValidateName([]byte(f.topic)); f.topic != "" && err != nil {
+		return usagef("-t %q: %v", f.topic, err)
 	}
 	switch {
 	case f.topic == "":

@@ -14,6 +14,7 @@ import (
 
 	"sealgate/cmd/internal/cmdenv"
 	"sealgate/pkg/subscriber"
+	"sealgate/pkg/topic"
 )
 
 // keyPatience is how long `sub` waits for keys before it subscribes without.
@@ -65,6 +66,11 @@ func runSub(env cmdenv.Env, c *command, args []string) error {
 	if err := o.parse(env, args, 0, 0); err != nil {
 		return err
 	}
+	for _, t := range f.topics {
+		if err := topic.ValidateFilter(t); err != nil {
+			return usagef("-t %q: %v", t, err)
+		}
+	}
 	switch {
 	case len(f.topics) == 0:
 		return usagef("-t FILTER is missing: what to subscribe to, for example -t 'sensors/#'")
@@ -94,7 +100,7 @@ func (f *subFlags) run(env cmdenv.Env, c *command) error {
 	patience, stop := context.WithTimeout(ctx, keyPatience)
 	defer stop()
 	if err := client.Ready(patience); err != nil && ctx.Err() == nil {
-		env.Errorf("sealctl %s: no keys yet: does a keeper's controld run, and does the policy let this member read? Going on, sealed messages will be unknown-key", c.name)
+		env.Errorf("sealctl %s: going on without keys: %v", c.name, err)
 	}
 	if err := client.Subscribe(ctx, byte(f.qos), f.topics...); err != nil {
 		return f.outcome(ctx, err)
