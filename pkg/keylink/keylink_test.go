@@ -475,6 +475,22 @@ func TestGatewayMayNotAsk(t *testing.T) {
 	}
 }
 
+func TestDefectEndsOneConnectionOnly(t *testing.T) {
+	path := socketPath(t)
+	serve(t, path, ServerOptions{
+		OnRotate: func(context.Context, string) (crypto.Epoch, error) { panic("a defect") },
+		OnStatus: func() ([]byte, error) { return []byte("{}"), nil },
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if _, err := Rotate(ctx, path, "a"); err == nil {
+		t.Error("a defect was answered with success")
+	}
+	if _, err := Status(ctx, path); err != nil {
+		t.Errorf("after a defect: %v", err)
+	}
+}
+
 func TestTooManyConnections(t *testing.T) {
 	path := socketPath(t)
 	s, _ := serve(t, path, ServerOptions{})

@@ -3,6 +3,7 @@ package keylink
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -192,10 +193,21 @@ func (s *Server) accept(ctx context.Context, c *net.UnixConn) {
 			delete(s.conns, c)
 			s.mu.Unlock()
 		}()
-		if err := s.serve(ctx, c); err != nil && ctx.Err() == nil {
+		if err := protect(func() error { return s.serve(ctx, c) }); err != nil && ctx.Err() == nil {
 			s.opt.Log.Warn("keylink: connection ended", "uid", who.uid, "error", err)
 		}
 	})
+}
+
+// protect turns a panic into an error: a defect that one connection finds must not end the
+// keeper.
+func protect(f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("internal error: %v", r)
+		}
+	}()
+	return f()
 }
 
 func (s *Server) serve(ctx context.Context, c *net.UnixConn) error {
@@ -244,7 +256,7 @@ func truncate(text string) string {
 func (s *Server) gateway(ctx context.Context, c *net.UnixConn) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	s.wg.Go(func() { cancel(s.readReports(c)) })
+	s.wg.Go(func() { cancel(protect(func() error { return s.readReports(c) })) })
 	var sent *Snapshot
 	for {
 		snap, changed := s.current()

@@ -125,6 +125,7 @@ type daemon struct {
 const memoryShare = 25
 
 func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) error {
+	hangups := env.Hangups() // before anything else: an early SIGHUP must not end the program
 	cmdenv.LimitMemory(env.Getenv, memoryShare)
 	mc, err := load(cfg)
 	if err != nil {
@@ -146,7 +147,7 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) error {
 	log.Info("controld runs", "member", mc.Identity.Member().String(), "broker", cfg.Control.Broker, "keylink", cfg.Keylink, "version", cmdenv.Version())
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve(ctx) }()
-	go d.reloads(ctx, env.Hangups())
+	go d.reloads(ctx, hangups)
 	d.publish(ctx)
 	cancel()
 	err = errors.Join(<-served, d.member.Close())

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sealgate/cmd/internal/cmdenv"
@@ -37,6 +38,7 @@ type daemon struct {
 }
 
 func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (err error) {
+	hangups := env.Hangups() // before anything else: an early SIGHUP must not end the program
 	cmdenv.LimitMemory(env.Getenv, memoryShare)
 	d, err := assemble(env, cfg, log)
 	if err != nil {
@@ -61,12 +63,26 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (err error) {
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
 	defer cancel()
-	helpers.Go(func() { _ = d.link.Run(ctx) })
-	helpers.Go(func() { d.reloads(ctx, env.Hangups()) })
+	var defect atomic.Bool
+	for _, helper := range []func(){
+		func() { _ = d.link.Run(ctx) },
+		func() { d.reloads(ctx, hangups) },
+	} {
+		helpers.Go(func() {
+			defer env.Recover(func() { defect.Store(true); cancel() })
+			helper()
+		})
+	}
 	d.advise()
 	log.Info("gatewayd runs", "mode", cfg.Steer.Mode, "listen", steering.Listener.Addr().String(), "keylink", cfg.Keylink, "version", cmdenv.Version())
-	return d.serve(ctx, steering)
+	if err := d.serve(ctx, steering); err != nil || !defect.Load() {
+		return err
+	}
+	return errDefect
 }
+
+// errDefect ends the program after a panic that has been reported.
+var errDefect = errors.New("stopped after an internal error")
 
 // advise names what works, and yet may not be meant.
 func (d *daemon) advise() {

@@ -65,6 +65,7 @@ func (s *Server) Serve() {
 		}
 		s.wg.Go(func() {
 			defer func() {
+				_ = recover() // a page that cannot be made must not end the program
 				s.remove(c)
 				<-s.free
 			}()

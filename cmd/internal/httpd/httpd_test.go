@@ -16,7 +16,10 @@ func serve(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(l, map[string]Page{"/x": {"text/x", func(w io.Writer) { io.WriteString(w, "hello\n") }}})
+	s := New(l, map[string]Page{
+		"/x":   {"text/x", func(w io.Writer) { io.WriteString(w, "hello\n") }},
+		"/bad": {"text/x", func(io.Writer) { panic("a defect") }},
+	})
 	done := make(chan struct{})
 	go func() { defer close(done); s.Serve() }()
 	t.Cleanup(func() { s.Close(); <-done })
@@ -74,7 +77,7 @@ func ask(t *testing.T, addr, request string) string {
 
 func TestWhatIsNoRequestGetsNoPage(t *testing.T) {
 	addr := serve(t)
-	for _, request := range []string{"\r\n\r\n", "GET\r\n\r\n", "GET /x\r\n\r\n", "GET /x HTTP/2\r\n\r\n", "GET http://a/x HTTP/1.1\r\n\r\n", "\x10\x0e\x00\x04MQTT\x04\n"} {
+	for _, request := range []string{"GET /bad HTTP/1.1\r\n\r\n", "\r\n\r\n", "GET\r\n\r\n", "GET /x\r\n\r\n", "GET /x HTTP/2\r\n\r\n", "GET http://a/x HTTP/1.1\r\n\r\n", "\x10\x0e\x00\x04MQTT\x04\n"} {
 		if got := ask(t, addr, request); got != "" {
 			t.Errorf("%q was answered with %q", request, got)
 		}
