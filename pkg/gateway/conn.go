@@ -84,6 +84,7 @@ func (c *conn) serve() {
 	started = true
 	c.open.Store(2)
 	c.running.Store(true)
+	c.g.changed()
 	go c.carry(c.up.run, c.upEnded)
 	go c.carry(c.down.run, c.downEnded)
 }

@@ -348,6 +348,22 @@ func TestKeyRemoval(t *testing.T) {
 	}
 }
 
+func TestStreamsOfDeadKeysGo(t *testing.T) {
+	b, f := downBench(t, mqttparse.V311)
+	b.receive(t, f.sealer("default", "s/a").next("1", 0, 0))
+	b.receive(t, f.sealer("other", "o/a").next("1", 0, 0))
+	b.c.sess.opens.floors = map[crypto.Kid]uint64{{1}: 1}
+	delete(f.keys, "default")
+	b.g.SetState(f.state())
+	b.receive(t, f.sealer("other", "o/b").next("1", 0, 0))
+	if n := b.c.sess.opens.n; n != 2 || b.g.streams.Load() != 2 || len(b.c.sess.opens.m) != 2 {
+		t.Errorf("%d streams, %d counted", n, b.g.streams.Load())
+	}
+	if len(b.c.sess.opens.floors) != 0 {
+		t.Error("the floor of a dead key stays")
+	}
+}
+
 func TestReceiveStreamsAreBoundedAndLeaveFloors(t *testing.T) {
 	f := newFleet(t)
 	b := newBench(t, f.rotate(1), mqttparse.V311, Config{})

@@ -7,7 +7,9 @@
 // broker (up.go), where a PUBLISH on a sealed topic goes through a stream of its topic
 // (seal.go), and broker to device (down.go), where only what opens and is fresh is delivered
 // (open.go). Everything else passes byte for byte, acknowledgements too: a device
-// hears that its message has arrived when the broker says so, never from here.
+// hears that its message has arrived when the broker says so, never from here. A payload that
+// is an envelope already, of a device behind another gateway, is sealed like any other and
+// opens layer by layer.
 //
 // One read is followed by one write of all whole packets in it, transformed. While
 // nothing arrives a connection holds no buffers. What sealing needs to know, policy and
@@ -120,6 +122,7 @@ type Gateway struct {
 	streams atomic.Int64 // seal and receive streams that exist
 	linger  time.Duration
 	asked   askedKeys
+	tidy    tidier
 	limits  limits
 
 	state atomic.Pointer[stateBox]

@@ -12,6 +12,7 @@ import (
 
 	"sealgate/pkg/counters"
 	"sealgate/pkg/crypto"
+	"sealgate/pkg/gateway/uplink"
 )
 
 // verdict is what became of a message, by direction.
@@ -128,6 +129,9 @@ func newMetrics(g *Gateway) *Metrics {
 	m.set.Gauge("sealgate_sessions_idle", func() float64 { return float64(g.store.len()) })
 	for _, reason := range []string{refusedConnections, refusedTimeout, refusedMalformed, refusedTooLarge, refusedNotReady, refusedDenied, refusedNoKey} {
 		m.refuseBy(reason, 0)
+	}
+	for _, reason := range uplink.Reasons() {
+		m.set.Counter(fmt.Sprintf("sealgate_uplink_errors_total{reason=%q}", reason))
 	}
 	return m
 }

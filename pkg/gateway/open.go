@@ -38,6 +38,7 @@ type openStreams struct {
 	newest, oldest *openStream
 	// the highest numbers accepted of streams that were evicted (F17)
 	floors map[crypto.Kid]uint64
+	pruned *State // no stream of a key that is dead under this one is left
 }
 
 // get finds a stream and makes it the newest. It does not allocate.
@@ -90,6 +91,25 @@ func (t *openStreams) unlink(s *openStream) {
 		t.oldest = s.prev
 	}
 	s.prev, s.next = nil, nil
+}
+
+// prune drops the streams and floors of keys that are dead: nothing under them is opened any
+// more. It returns how many streams went.
+func (t *openStreams) prune(state *State) (dropped int) {
+	if t.pruned == state {
+		return 0
+	}
+	t.pruned = state
+	for s := t.oldest; s != nil; {
+		older := s
+		s = s.prev
+		if state.Keys.Find(older.group, older.id.kid.KeyID()) == nil {
+			t.remove(older)
+			dropped++
+		}
+	}
+	t.trimFloors(state.Keys)
+	return dropped
 }
 
 const maxFloors = 4 * perSession
@@ -198,6 +218,7 @@ func (d *downPath) keep(s *openStream) {
 		t.remove(old)
 		g.streams.Add(-1)
 	}
+	g.streams.Add(-int64(t.prune(d.state)))
 	full := g.streams.Load() >= int64(g.cfg.MaxStreams)
 	if full && g.store.shed() {
 		full = false

@@ -73,6 +73,7 @@ func (g *Gateway) add(c *conn) error {
 }
 
 func (g *Gateway) remove(c *conn) {
+	g.changed()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.conns, c)

@@ -265,7 +265,12 @@ func (u *upPath) deny(p *mqttparse.Publish) error {
 	if p.QoS == 2 {
 		ack = mqttparse.PUBREC
 	}
-	u.reply.room(len(u.reply.b) + 8)
+	if !u.reply.fits(8) {
+		if err := u.flush(); err != nil {
+			return err
+		}
+	}
+	u.reply.room(8)
 	u.reply.b = mqttparse.AppendAck(u.reply.b, u.c.version, ack, p.PacketID, notAuthorized)
 	return nil
 }

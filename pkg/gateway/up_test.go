@@ -437,3 +437,41 @@ func TestIDTable(t *testing.T) {
 		t.Errorf("%d bytes of the budget are lost", 1<<20-b.left.Load())
 	}
 }
+
+func TestAnEnvelopeIsSealedAgain(t *testing.T) {
+	f := newFleet(t)
+	b := newBench(t, f.rotate(1), mqttparse.V311, Config{})
+	once := f.sealer("default", "s/a").next("inside", 0, 0)
+	twice := publishes(t, mqttparse.V311, b.fromDevice(t, publishPacket(mqttparse.V311, once)))[0]
+	_, _, payload := f.unseal("default", twice)
+	if !bytes.Equal(payload, once.Payload) {
+		t.Fatalf("%x", payload)
+	}
+}
+
+func TestManyDenialsInOneRead(t *testing.T) {
+	f := newFleet(t).denying()
+	b := newBench(t, f.rotate(1, "default"), mqttparse.V5, Config{})
+	const n = 5000
+	one := publishPacket(mqttparse.V5, message("x", "", 1, 9))
+	b.fromDevice(t, bytes.Repeat(one, n))
+	if got := len(frames(t, mqttparse.V5, b.dev.b)); got != n {
+		t.Errorf("%d answers to %d messages", got, n)
+	}
+}
+
+func TestMemoryIsGivenBackAfterARush(t *testing.T) {
+	g := New(Config{})
+	for range tidyDelta {
+		g.conns[&conn{}] = struct{}{}
+	}
+	g.collect()
+	if g.tidy.last.Load() != tidyDelta {
+		t.Error("a rush was not noticed")
+	}
+	g.conns[&conn{}] = struct{}{}
+	g.collect()
+	if g.tidy.last.Load() != tidyDelta {
+		t.Error("a single connection runs the collector")
+	}
+}

@@ -29,6 +29,11 @@ const (
 	ReasonOther       = "other"
 )
 
+// Reasons lists all of them.
+func Reasons() []string {
+	return []string{ReasonRefused, ReasonUnreachable, ReasonTimeout, ReasonName, ReasonUntrusted, ReasonExpired, ReasonMismatch, ReasonNotTLS, ReasonRejected, ReasonClosed, ReasonOther}
+}
+
 // Error is a failed attempt to reach the broker.
 type Error struct {
 	Reason string // one of the Reason words
