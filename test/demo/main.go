@@ -9,6 +9,7 @@
 package main
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"time"
@@ -17,7 +18,16 @@ import (
 )
 
 func main() {
-	os.Exit(lab.Standalone("demo", run))
+	loopback := flag.Bool("loopback", false, "do without network namespaces, as without root")
+	embedded := flag.Bool("embedded", false, "do without mosquitto's programs, as where they are not installed")
+	flag.Parse()
+	os.Exit(lab.Standalone("demo", func(t lab.T) {
+		d := &demo{t: t}
+		if !*embedded {
+			d.tools = findTools()
+		}
+		d.run(!*loopback && lab.CanNamespace())
+	}))
 }
 
 // policy is short of patience so that the rotation can be watched.
@@ -51,10 +61,8 @@ type demo struct {
 	pubAddr string   // where publishers connect
 }
 
-func run(t lab.T) {
-	start := time.Now()
-	d := &demo{t: t, tools: findTools()}
-	namespaces := lab.CanNamespace()
+func (d *demo) run(namespaces bool) {
+	t, start := d.t, time.Now()
 	headline(namespaces)
 	if namespaces {
 		d.routed()
@@ -86,8 +94,8 @@ func headline(namespaces bool) {
 	if namespaces {
 		return
 	}
-	fmt.Print("  Not root: no network namespaces and no steering. The gateway listens on loopback like an ordinary proxy\n" +
-		"  (mode \"listen\"), the publisher is pointed at it, and recording relays stand in for the two wires.\n" +
+	fmt.Print("  Without root: no network namespaces and no steering. The gateway listens on loopback like an ordinary\n" +
+		"  proxy (mode \"listen\"), the publisher is pointed at it, and recording relays stand in for the two wires.\n" +
 		"  Run it as root to see it in line.\n\n")
 }
 
