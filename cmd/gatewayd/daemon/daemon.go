@@ -4,6 +4,7 @@
 package daemon
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,12 +17,13 @@ import (
 )
 
 const usage = `gatewayd: the data plane of a Sealgate gateway
-Usage: gatewayd -config FILE [-check | -setup | -teardown] [-log-format text|json] [-version]`
+Usage: gatewayd -config FILE [-check | -setup | -teardown | -abilities] [-log-format text|json] [-version]`
 
 // flags are the command line.
 type flags struct {
 	config, format                  string
 	check, setup, teardown, version bool
+	abilities                       bool
 }
 
 // Main runs gatewayd until env.Ctx ends and returns the exit code.
@@ -32,6 +34,7 @@ func Main(env cmdenv.Env) int {
 	fs.BoolVar(&f.check, "check", false, "check the configuration and the files it names, and exit")
 	fs.BoolVar(&f.setup, "setup", false, "install the guard and the policy route, which stay, and exit")
 	fs.BoolVar(&f.teardown, "teardown", false, "remove the guard and the policy route, and exit")
+	fs.BoolVar(&f.abilities, "abilities", false, "print what this kernel can do for steering, one JSON object a line, and exit")
 	fs.StringVar(&f.format, "log-format", "text", "log as text or json")
 	fs.BoolVar(&f.version, "version", false, "print the version and exit")
 	if code, done := env.Parse(fs); done {
@@ -40,6 +43,9 @@ func Main(env cmdenv.Env) int {
 	if f.version {
 		fmt.Fprintln(env.Stdout, "gatewayd", cmdenv.Version())
 		return cmdenv.OK
+	}
+	if f.abilities {
+		return abilities(env)
 	}
 	log, err := env.Logger(f.format)
 	if err != nil {
@@ -73,6 +79,22 @@ func (f *flags) dispatch(env cmdenv.Env, cfg *config.Config, log *slog.Logger) i
 		return report(env, teardown(env, cfg))
 	}
 	return report(env, run(env, cfg, log))
+}
+
+// abilities prints what mode tc needs of this kernel, for `sealctl doctor`, which is spared the code that
+// tries it.
+func abilities(env cmdenv.Env) int {
+	code := cmdenv.OK
+	out := json.NewEncoder(env.Stdout)
+	for _, a := range steer.Abilities() {
+		if !a.OK {
+			code = cmdenv.Failed
+		}
+		if err := out.Encode(cmdenv.Ability{Name: a.Name, OK: a.OK, Detail: a.Detail}); err != nil {
+			return report(env, err)
+		}
+	}
+	return code
 }
 
 func one(b bool) int {

@@ -136,6 +136,14 @@ func (e Env) Parse(fs *flag.FlagSet) (code int, done bool) {
 	return OK, false
 }
 
+// Ability is a line that `gatewayd -abilities` prints and `sealctl doctor` reads: one thing that the kernel can do for
+// steering, or cannot and why.
+type Ability struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+}
+
 // Version is the version of this build: that of the module, or its revision.
 func Version() string {
 	info, ok := debug.ReadBuildInfo()

@@ -1,11 +1,15 @@
 package cli
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -13,7 +17,6 @@ import (
 	"sealgate/pkg/config"
 	"sealgate/pkg/member"
 	"sealgate/pkg/session"
-	"sealgate/pkg/steer"
 )
 
 func doctorCommand() *command {
@@ -76,7 +79,7 @@ func runDoctor(env cmdenv.Env, c *command, args []string) error {
 		f.clock(time.Time{})
 	}
 	if cfg == nil || cfg.Steer.Mode == config.ModeTC {
-		f.kernel()
+		f.kernel(env.Ctx)
 	} else {
 		f.note("kernel", fmt.Sprintf("steering mode %q needs nothing special", cfg.Steer.Mode))
 	}
@@ -154,13 +157,38 @@ func (f *findings) brokers(ctx context.Context, cfg *config.Config) {
 	}
 }
 
-// kernel tries what steering needs.
-func (f *findings) kernel() {
-	for _, a := range steer.Abilities() {
+// kernel asks gatewayd what steering needs, and has: the code that tries it is gatewayd's alone.
+func (f *findings) kernel(ctx context.Context) {
+	program, err := findGatewayd()
+	if err != nil {
+		f.note("kernel", "not checked: gatewayd is not installed here, beside sealctl or on PATH")
+		return
+	}
+	out, err := exec.CommandContext(ctx, program, "-abilities").Output()
+	shown := 0
+	for lines := json.NewDecoder(bytes.NewReader(out)); ; shown++ {
+		var a cmdenv.Ability
+		if lines.Decode(&a) != nil {
+			break
+		}
 		if a.OK {
 			f.ok("kernel "+a.Name, a.Detail)
 		} else {
 			f.fail("kernel "+a.Name, errors.New(a.Detail))
 		}
 	}
+	if shown == 0 {
+		f.fail("kernel", fmt.Errorf("%s -abilities tells nothing (%v); is it of the same version as sealctl?", program, err))
+	}
+}
+
+// findGatewayd returns the gatewayd beside this program, else the one on PATH.
+func findGatewayd() (string, error) {
+	if self, err := os.Executable(); err == nil {
+		beside := filepath.Join(filepath.Dir(self), "gatewayd")
+		if info, err := os.Stat(beside); err == nil && info.Mode().IsRegular() {
+			return beside, nil
+		}
+	}
+	return exec.LookPath("gatewayd")
 }

@@ -19,6 +19,8 @@ func TestSetKey(t *testing.T) {
 		{"only in a table", "[a]\nversion = 1\n", "2", "version = 2\n[a]\nversion = 1\n"},
 		{"commented out", "# version = 1\n", "2", "version = 2\n# version = 1\n"},
 		{"longer key", "version_x = 1\nversion = 3\n", "4", "version_x = 1\nversion = 4\n"},
+		{"inside an array of another key", "x = [\n  \"version = 9\",\n]\nversion = 3\n", "4", "x = [\n  \"version = 9\",\n]\nversion = 4\n"},
+		{"text with an equals sign", "x = \"a = b # c\" # version = 7\nversion = 3\n", "4", "x = \"a = b # c\" # version = 7\nversion = 4\n"},
 		{"array", "version = [\"a]\", # ]\n 'b'] # c\n[t]\n", "[]", "version = [] # c\n[t]\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

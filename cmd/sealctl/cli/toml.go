@@ -3,7 +3,6 @@ package cli
 import (
 	"bytes"
 	"fmt"
-	"regexp"
 	"strings"
 )
 
@@ -33,27 +32,45 @@ checkpoint = "10s"         # how often a gateway says what it has sent
 `, fleet)
 }
 
-var (
-	tableHeader = regexp.MustCompile(`(?m)^[ \t]*\[`)
-	// assignment matches the start of a top-level assignment; its key is filled in.
-	assignment = `(?m)^([ \t]*%s[ \t]*=[ \t]*)`
-)
-
 // setKey sets a top-level key of a TOML text to value, leaving every other byte, comments included, as
 // it was. A key that is missing is added in front.
 func setKey(text []byte, key, value string) []byte {
-	top := len(text)
-	if at := tableHeader.FindIndex(text); at != nil {
-		top = at[0]
+	start, found := findKey(text, key)
+	if !found {
+		return append(fmt.Appendf(nil, "%s = %s\n", key, value), text...)
 	}
-	at := regexp.MustCompile(fmt.Sprintf(assignment, regexp.QuoteMeta(key))).FindSubmatchIndex(text[:top])
-	if at == nil {
-		line := fmt.Sprintf("%s = %s\n", key, value)
-		return append([]byte(line), text...)
-	}
-	start := at[3]
 	end := start + valueEnd(text[start:])
 	return bytes.Join([][]byte{text[:start], []byte(value), text[end:]}, nil)
+}
+
+// findKey returns where the value of a top-level key begins.
+func findKey(text []byte, key string) (start int, found bool) {
+	for at := 0; at < len(text); {
+		line := text[at:]
+		if i := bytes.IndexByte(line, '\n'); i >= 0 {
+			line = line[:i+1]
+		}
+		trimmed := bytes.TrimLeft(line, " \t")
+		if bytes.HasPrefix(trimmed, []byte("[")) {
+			return 0, false // tables begin
+		}
+		name, rest, assigns := bytes.Cut(line, []byte("="))
+		if !assigns || bytes.HasPrefix(trimmed, []byte("#")) {
+			at += len(line)
+			continue
+		}
+		value := at + len(line) - len(bytes.TrimLeft(rest, " \t"))
+		if string(bytes.TrimSpace(name)) == key {
+			return value, true
+		}
+		at = value + valueEnd(text[value:]) // an array's lines are not assignments
+		if i := bytes.IndexByte(text[at:], '\n'); i >= 0 {
+			at += i + 1
+		} else {
+			at = len(text)
+		}
+	}
+	return 0, false
 }
 
 // valueEnd is the length of the value that b begins with: an array of strings, which may span lines and hold comments, or a
