@@ -128,7 +128,7 @@ func (c *conn) fail(err error) {
 // before it only if the device sent one, so that wills are published as MQTT says.
 func (c *conn) upEnded(err error) {
 	c.fail(err)
-	deadline := time.Now().Add(c.g.linger)
+	deadline := time.Now().Add(c.g.cfg.linger)
 	_ = c.upl.SetWriteDeadline(deadline)
 	_ = c.dev.SetWriteDeadline(deadline)
 	_ = c.upl.SetReadDeadline(deadline)
@@ -147,7 +147,7 @@ func (c *conn) upEnded(err error) {
 // downEnded ends the direction broker -> device.
 func (c *conn) downEnded(err error) {
 	c.fail(err)
-	deadline := time.Now().Add(c.g.linger)
+	deadline := time.Now().Add(c.g.cfg.linger)
 	_ = c.upl.SetWriteDeadline(deadline)
 	_ = c.dev.SetWriteDeadline(deadline)
 	_ = c.dev.SetReadDeadline(deadline)

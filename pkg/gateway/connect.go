@@ -183,7 +183,7 @@ type uplinkRefusal struct{ error }
 // refuseConnect answers CONNECT in the broker's place, where there is something to say, and
 // closes so that the device can read it.
 func (c *conn) refuseConnect(err error) {
-	deadline := time.Now().Add(c.g.linger)
+	deadline := time.Now().Add(c.g.cfg.linger)
 	_ = c.dev.SetDeadline(deadline)
 	if answer := c.connAckFor(err); answer != nil {
 		_, _ = c.dev.Write(answer)

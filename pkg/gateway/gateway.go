@@ -82,6 +82,8 @@ type Config struct {
 	Log        *slog.Logger                        // nil = discard
 	Rand       io.Reader                           // nil = crypto/rand.Reader; must be safe for concurrent use
 	Now        func() time.Duration                // the clock of Key.NotAfter; nil = CLOCK_BOOTTIME
+
+	linger time.Duration // tests only: how long a closing connection may still talk; 0 = linger
 }
 
 func (c Config) withDefaults() Config {
@@ -94,6 +96,9 @@ func (c Config) withDefaults() Config {
 	def(&c.MaxConnections, DefaultMaxConnections)
 	def(&c.MaxBuffered, DefaultMaxBuffered)
 	def(&c.MaxStreams, DefaultMaxStreams)
+	if c.linger <= 0 {
+		c.linger = linger
+	}
 	if c.ConnectTimeout <= 0 {
 		c.ConnectTimeout = DefaultConnectTimeout
 	}
@@ -120,7 +125,6 @@ type Gateway struct {
 	report  reporter
 	memory  budget
 	streams atomic.Int64 // seal and receive streams that exist
-	linger  time.Duration
 	asked   askedKeys
 	tidy    tidier
 	limits  limits
@@ -160,7 +164,6 @@ func New(cfg Config) *Gateway {
 	g.store.init(g)
 	g.metrics = newMetrics(g)
 	g.report.log = g.cfg.Log
-	g.linger = linger
 	if _, err := io.ReadFull(g.cfg.Rand, g.boot[:]); err != nil {
 		// Stream ids stay unique by their own 16 random bytes, which are checked on every use.
 		g.cfg.Log.Warn("no randomness for this process's boot id", "error", err)

@@ -79,8 +79,7 @@ func TestMessagesCrossBothWays(t *testing.T) {
 
 func TestAbruptEndReachesTheBrokerWithoutDisconnect(t *testing.T) {
 	f := newFleet(t)
-	ts := newTester(t, f.rotate(1), Config{}, nil)
-	ts.g.linger = time.Hour // the end must come at once, not with the clock
+	ts := newTester(t, f.rotate(1), Config{linger: time.Hour}, nil) // the end must come at once, not with the clock
 	dev, broker := ts.connected(mqttparse.V311, "dev1", true, false)
 	dev.Close()
 	broker.ended()
@@ -104,8 +103,7 @@ func TestMessagesBeforeAnAbruptEndArrive(t *testing.T) {
 
 func TestBrokerDies(t *testing.T) {
 	f := newFleet(t)
-	ts := newTester(t, f.rotate(1), Config{}, nil)
-	ts.g.linger = time.Hour
+	ts := newTester(t, f.rotate(1), Config{linger: time.Hour}, nil)
 	dev, broker := ts.connected(mqttparse.V311, "dev1", true, false)
 	broker.Close()
 	dev.ended()
