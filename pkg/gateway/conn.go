@@ -127,6 +127,7 @@ func (c *conn) fail(err error) {
 // upEnded ends the direction device -> broker: the broker sees the end at once, with DISCONNECT
 // before it only if the device sent one, so that wills are published as MQTT says.
 func (c *conn) upEnded(err error) {
+	c.sess.leaving.Store(true)
 	c.fail(err)
 	deadline := time.Now().Add(c.g.cfg.linger)
 	_ = c.upl.SetWriteDeadline(deadline)
@@ -146,6 +147,7 @@ func (c *conn) upEnded(err error) {
 
 // downEnded ends the direction broker -> device.
 func (c *conn) downEnded(err error) {
+	c.sess.leaving.Store(true)
 	c.fail(err)
 	deadline := time.Now().Add(c.g.cfg.linger)
 	_ = c.upl.SetWriteDeadline(deadline)

@@ -58,7 +58,7 @@ func (c *conn) connect() error {
 func (c *conn) start(clean bool) {
 	_ = c.dev.SetReadDeadline(time.Time{})
 	c.answered = make(chan struct{})
-	c.sess = c.g.store.take(sessionKey{broker: c.dst, client: c.client})
+	c.sess = c.takeSession()
 	if clean {
 		c.sess.forget(&c.g.memory)
 	}
@@ -68,6 +68,26 @@ func (c *conn) start(clean bool) {
 	c.down.in.budget = &c.g.memory
 	c.down.scan.Init(mqttparse.FromServer, c.g.maxPacket()+crypto.MaxOverhead)
 	c.down.scan.SetVersion(c.version)
+}
+
+// takeSession gets the client's session. CONNECT has reached the broker, which ends an older
+// connection of the client, if nothing else has: if that is under way, its session is worth a
+// moment.
+func (c *conn) takeSession() *session {
+	key := sessionKey{broker: c.dst, client: c.client}
+	s, busy := c.g.store.take(key, false)
+	if s != nil {
+		return s
+	}
+	timer := time.NewTimer(c.g.cfg.linger)
+	defer timer.Stop()
+	select {
+	case <-busy:
+	case <-timer.C:
+	case <-c.g.ctx.Done():
+	}
+	s, _ = c.g.store.take(key, true)
+	return s
 }
 
 const (

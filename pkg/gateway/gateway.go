@@ -71,7 +71,7 @@ func (s *State) ready() bool { return s != nil && s.Table != nil && s.Keys != ni
 type Config struct {
 	MaxMessage     int           // bytes of one message's payload; 0 = 256 KiB
 	MaxConnections int           // 0 = 4096
-	MaxBuffered    int           // bytes of all buffers beyond 16 KiB a direction, all connections together; 0 = 64 MiB
+	MaxBuffered    int           // bytes of all buffers beyond 16 KiB a direction, all connections together; 0 = 64 MiB, or 8 messages if that is more
 	MaxStreams     int           // streams of all clients together, a soft limit; 0 = 65536
 	ConnectTimeout time.Duration // for CONNECT to arrive, and again for the uplink to open; 0 = 10 s
 	Gateway        string        // this gateway's member name, enters the stream ids
@@ -94,7 +94,7 @@ func (c Config) withDefaults() Config {
 	}
 	def(&c.MaxMessage, DefaultMaxMessage)
 	def(&c.MaxConnections, DefaultMaxConnections)
-	def(&c.MaxBuffered, DefaultMaxBuffered)
+	def(&c.MaxBuffered, max(DefaultMaxBuffered, 8*(c.MaxMessage+headerRoom)))
 	def(&c.MaxStreams, DefaultMaxStreams)
 	if c.linger <= 0 {
 		c.linger = linger

@@ -320,6 +320,30 @@ func TestResendAfterReconnectWaitsForConnAck(t *testing.T) {
 	}
 }
 
+func TestReconnectAtOnceFindsTheSession(t *testing.T) {
+	f := newFleet(t)
+	ts := newTester(t, f.rotate(1), Config{linger: time.Hour}, nil)
+	m := message("s/a", "one", 1, 7)
+	dev, broker := ts.connected(mqttparse.V311, "dev1", false, false)
+	dev.send(publishPacket(dev.v, m))
+	first := broker.publish()
+	dev.Close()
+	if _, err := broker.read(); err == nil {
+		t.Fatal("want the end")
+	}
+	// The broker has not closed its side: the old connection still owns the session.
+	again := ts.dial()
+	m.Dup = true
+	again.send(append(connectPacket(mqttparse.V311, "dev1", false), publishPacket(again.v, m)...))
+	second := ts.accept()
+	second.next()
+	second.send(mqttparse.AppendConnAck(nil, second.v, true, 0))
+	broker.Close() // as a broker does on a takeover
+	if got := second.publish(); !bytes.Equal(got.Payload, first.Payload) {
+		t.Error("the re-sent message is not the same bytes")
+	}
+}
+
 func TestBigMessages(t *testing.T) {
 	f := newFleet(t)
 	ts := newTester(t, f.rotate(1), Config{}, nil)

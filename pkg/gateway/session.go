@@ -14,6 +14,9 @@ import (
 type session struct {
 	key sessionKey
 
+	leaving atomic.Bool   // its connection is ending
+	left    chan struct{} // closed when the connection has given it back; made anew by take
+
 	seals sealStreams // owned by the direction device -> broker
 	opens openStreams // owned by the direction broker -> device
 
@@ -132,22 +135,27 @@ func (t *sessionStore) init(g *Gateway) {
 }
 
 // take gives a connection the session of its client: the stored one if it is idle, else a
-// new one. A client without an id always gets a new one that is not stored.
-func (t *sessionStore) take(key sessionKey) *session {
-	fresh := &session{key: key}
+// new one. A client without an id always gets a new one that is not stored. While the
+// connection that owns the session is about to end, take gives a channel to wait on instead,
+// unless the caller has waited: a device that reconnects at once must find its records.
+func (t *sessionStore) take(key sessionKey, waited bool) (*session, <-chan struct{}) {
+	fresh := &session{key: key, left: make(chan struct{})}
 	if key.client == "" {
-		return fresh
+		return fresh, nil
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := t.m[key]
-	if e == nil || e.owned {
+	switch {
+	case e != nil && e.owned && !waited && e.session.leaving.Load():
+		return nil, e.session.left
+	case e == nil || e.owned:
 		t.m[key] = &storedSession{session: fresh, owned: true}
-		return fresh
+		return fresh, nil
 	}
 	t.unlink(e)
-	e.owned = true
-	return e.session
+	e.owned, e.session.left = true, fresh.left
+	return e.session, nil
 }
 
 // put gives a session back when its connection has ended. One that was taken over is dropped.
@@ -155,6 +163,8 @@ func (t *sessionStore) put(s *session) {
 	s.settle(&t.g.memory)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	s.leaving.Store(false)
+	close(s.left)
 	e := t.m[s.key]
 	switch {
 	case e == nil || e.session != s:

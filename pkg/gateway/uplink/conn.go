@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"crypto/tls"
+	"errors"
 	"net"
 	"sync"
 	"syscall"
@@ -32,15 +33,14 @@ type Conn struct {
 // Wait blocks until Read has something new to look at: bytes, the end or an error.
 func (c *Conn) Wait() error { return c.raw.fill() }
 
-// CloseWrite ends the sending direction: close_notify, then FIN.
+// CloseWrite ends the sending direction: close_notify, then FIN, also if the former cannot
+// be sent any more.
 func (c *Conn) CloseWrite() error {
-	if err := c.Conn.CloseWrite(); err != nil {
-		return err
-	}
+	err := c.Conn.CloseWrite()
 	if tcp, ok := c.raw.Conn.(*net.TCPConn); ok {
-		return tcp.CloseWrite()
+		return errors.Join(err, tcp.CloseWrite())
 	}
-	return nil
+	return err
 }
 
 // aheadSize is what one system call reads: TLS records of small messages come many at a time.
