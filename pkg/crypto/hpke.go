@@ -36,6 +36,28 @@ func NewInboxKey() (*InboxKey, error) {
 	return &InboxKey{key: &key, public: key.PublicKey().Bytes()}, nil
 }
 
+// InboxKeyFrom makes the key pair of a private key that Private returned.
+func InboxKeyFrom(private []byte) (*InboxKey, error) {
+	key, err := hpke.MLKEM768X25519().NewPrivateKey(private)
+	if err != nil {
+		return nil, fmt.Errorf("reading an inbox key: %w", err)
+	}
+	return &InboxKey{key: &key, public: key.PublicKey().Bytes()}, nil
+}
+
+// Private returns the private key, for a pair that must outlive the process: the seed
+// of 32 bytes from which both parts are made. Inboxes of single Hellos are never kept.
+func (k *InboxKey) Private() ([]byte, error) {
+	if k == nil || k.key == nil {
+		return nil, ErrErased
+	}
+	b, err := (*k.key).Bytes()
+	if err != nil {
+		return nil, fmt.Errorf("encoding an inbox key: %w", err)
+	}
+	return b, nil
+}
+
 // Public returns the public key, [InboxPublicSize] bytes. The caller must not change it.
 func (k *InboxKey) Public() []byte { return k.public }
 
