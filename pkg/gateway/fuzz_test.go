@@ -53,30 +53,54 @@ const opened = "opened "
 // topic is an envelope that opens, and what reaches the device on such a topic was sealed.
 func FuzzProxy(f *testing.F) {
 	fl := fixedFleet(f)
-	for _, v := range []mqttparse.Version{mqttparse.V31, mqttparse.V311, mqttparse.V5} {
-		seeds(f, fl, v)
+	for _, s := range seeds(fl) {
+		f.Add(s.device, s.broker, s.step)
 	}
 	state := fl.state()
 	f.Fuzz(func(t *testing.T, device, broker []byte, step byte) {
-		dev := &scriptConn{in: device, step: int(step)*3 + 1}
-		upl := &scriptConn{in: broker, step: int(step)*5 + 1}
-		g := New(Config{MaxMessage: 4096, Now: func() time.Duration { return 1 },
-			Dial: func(context.Context, netip.AddrPort) (net.Conn, error) { return upl, nil }})
-		g.SetState(state)
-		c := g.newConn(dev)
-		if err := c.connect(); err == nil {
-			c.down.hold.since, c.down.hold.spent = time.Now(), holdTime
-			_ = c.down.run()
-			_ = c.up.run()
-			c.down.end()
-		}
-		c.up.end()
-		if left := g.memory.left.Load() + int64(tables(c)); left != DefaultMaxBuffered {
-			t.Errorf("%d bytes of the buffer budget are lost", DefaultMaxBuffered-left)
-		}
-		checkUplink(t, fl, state, upl.b)
-		checkDevice(t, state, c.version, dev.b)
+		proxy(t, state, device, broker, step)
 	})
+}
+
+// TestSeedsReachEverything: a corpus that is refused at the first byte would prove nothing.
+func TestSeedsReachEverything(t *testing.T) {
+	fl := fixedFleet(t)
+	var sum [verdicts]uint64
+	for _, s := range seeds(fl) {
+		g := proxy(t, fl.state(), s.device, s.broker, s.step)
+		for v := range sum {
+			sum[v] += g.metrics.messages[v].Get()
+		}
+	}
+	for _, v := range []verdict{upSeal, upResend, upPass, upClear, downOpen, downPass, downPlaintext, downDuplicate} {
+		if sum[v] == 0 {
+			t.Errorf("no seed gets to %s %s", verdictWords[v].direction, verdictWords[v].verdict)
+		}
+	}
+}
+
+// proxy carries one connection to its end and checks what came of it.
+func proxy(t *testing.T, state *State, device, broker []byte, step byte) *Gateway {
+	t.Helper()
+	dev := &scriptConn{in: device, step: int(step)*3 + 1}
+	upl := &scriptConn{in: broker, step: int(step)*5 + 1}
+	g := New(Config{MaxMessage: 4096, Now: func() time.Duration { return 1 },
+		Dial: func(context.Context, netip.AddrPort) (net.Conn, error) { return upl, nil }})
+	g.SetState(state)
+	c := g.newConn(dev)
+	if err := c.connect(); err == nil {
+		c.down.hold.since, c.down.hold.spent = time.Now(), holdTime
+		_ = c.down.run()
+		_ = c.up.run()
+		c.down.end()
+	}
+	c.up.end()
+	if left := g.memory.left.Load() + int64(tables(c)); left != DefaultMaxBuffered {
+		t.Errorf("%d bytes of the buffer budget are lost", DefaultMaxBuffered-left)
+	}
+	checkUplink(t, state, upl.b)
+	checkDevice(t, state, c.version, dev.b)
+	return g
 }
 
 func tables(c *conn) int {
@@ -86,15 +110,28 @@ func tables(c *conn) int {
 	return c.sess.sent.size + c.sess.due.size
 }
 
-func seeds(f *testing.F, fl *fleet, v mqttparse.Version) {
+type seed struct {
+	device, broker []byte
+	step           byte
+}
+
+func seeds(fl *fleet) (all []seed) {
+	for _, v := range []mqttparse.Version{mqttparse.V31, mqttparse.V311, mqttparse.V5} {
+		device, broker := seedBytes(fl, v)
+		all = append(all, seed{device, broker, 255}, seed{device, broker, 1}, seed{device[:len(device)-5], broker[:len(broker)-3], 0})
+	}
+	return all
+}
+
+func seedBytes(fl *fleet, v mqttparse.Version) (device, broker []byte) {
 	con := &mqttparse.Connect{Version: v, CleanStart: true, ClientID: []byte("dev"), HasWill: true,
 		Will: mqttparse.Will{Topic: []byte("s/will"), Payload: []byte("secret"), QoS: 1}}
 	if v == mqttparse.V5 {
 		con.Properties = []byte{mqttparse.PropTopicAliasMaximum, 0, 9}
 		con.Will.Properties = []byte{mqttparse.PropWillDelay, 0, 0, 0, 1, mqttparse.PropContentType, 0, 1, 'x'}
 	}
-	device := mqttparse.AppendConnect(nil, con)
-	broker := mqttparse.AppendConnAck(nil, v, v == mqttparse.V311, 0)
+	device = mqttparse.AppendConnect(nil, con)
+	broker = mqttparse.AppendConnAck(nil, v, v == mqttparse.V311, 0)
 	if v == mqttparse.V5 {
 		broker = []byte{0x20, 6, 0, 0, 3, mqttparse.PropTopicAliasMaximum, 0, 9}
 	}
@@ -124,14 +161,11 @@ func seeds(f *testing.F, fl *fleet, v mqttparse.Version) {
 		broker = append(broker, mqttparse.AppendAck(nil, v, t, 5, 0)...)
 		device = append(device, mqttparse.AppendAck(nil, v, t, 5, 0)...)
 	}
-	device = append(device, 0xc0, 0, 0xe0, 0)
-	f.Add(device, broker, byte(255))
-	f.Add(device, broker, byte(1))
-	f.Add(device[:len(device)-5], broker[:len(broker)-3], byte(0))
+	return append(device, 0xc0, 0, 0xe0, 0), broker
 }
 
 // checkUplink walks what the broker got.
-func checkUplink(t *testing.T, fl *fleet, state *State, b []byte) {
+func checkUplink(t *testing.T, state *State, b []byte) {
 	t.Helper()
 	var s mqttparse.Scanner
 	s.Init(mqttparse.FromClient, 1<<20)
@@ -148,7 +182,7 @@ func checkUplink(t *testing.T, fl *fleet, state *State, b []byte) {
 				t.Fatal(err)
 			}
 			if c.HasWill {
-				checkSealed(t, fl, state, mqttparse.Publish{Topic: c.Will.Topic, Payload: c.Will.Payload, Retain: c.Will.Retain})
+				checkSealed(t, state, mqttparse.Publish{Topic: c.Will.Topic, Payload: c.Will.Payload, Retain: c.Will.Retain})
 			}
 		case mqttparse.PUBLISH:
 			var p mqttparse.Publish
@@ -158,12 +192,12 @@ func checkUplink(t *testing.T, fl *fleet, state *State, b []byte) {
 			if p.TopicAlias != 0 {
 				t.Fatal("a topic alias reached the broker")
 			}
-			checkSealed(t, fl, state, p)
+			checkSealed(t, state, p)
 		}
 	}
 }
 
-func checkSealed(t *testing.T, fl *fleet, state *State, p mqttparse.Publish) {
+func checkSealed(t *testing.T, state *State, p mqttparse.Publish) {
 	t.Helper()
 	if underPrefix(p.Topic, "sealgate") {
 		t.Fatalf("a message of a device on %s reached the broker", p.Topic)
