@@ -31,6 +31,8 @@ var generators = map[string]func(t *testing.T) map[string]any{
 	"epoch":    func(t *testing.T) map[string]any { return epochVectors(t) },
 	"sign1":    func(t *testing.T) map[string]any { return sign1Vectors(t) },
 	"window":   func(t *testing.T) map[string]any { return windowVectors(t) },
+	"mlkem":    func(t *testing.T) map[string]any { return mlkemVectors(t) },
+	"hpke":     func(t *testing.T) map[string]any { return hpkeVectors(t) },
 }
 
 // TestVectorsAreCurrent compares the files with what the generators make, or writes them.
