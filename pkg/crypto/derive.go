@@ -18,7 +18,6 @@ const (
 	labelStreamID   = "sealgate v1 stream id"
 	labelRatchet    = "sealgate v1 ratchet"
 	labelWrap       = "sealgate v1 wrap"
-	labelResend     = "sealgate v1 resend"
 )
 
 // Bounds on names, spec 2: what is derived or authenticated from a name has a bounded size.

@@ -2,9 +2,8 @@ package crypto
 
 import (
 	"crypto/cipher"
-	"crypto/sha256"
+	"crypto/subtle"
 	"fmt"
-	"hash"
 
 	"golang.org/x/crypto/chacha20poly1305"
 
@@ -61,10 +60,7 @@ func (s *stream) Kid() Kid { return s.kid }
 // (spec 6). It belongs to one goroutine. It prints as "[redacted]".
 type SealStream struct {
 	stream
-	next   uint64
-	digest hash.Hash         // SHA-256, made by the first recorded seal
-	label  [sha256.Size]byte // of this stream, hashed before each message
-	sum    [sha256.Size]byte // scratch
+	next uint64
 }
 
 // NewSealStream starts the stream id of topic in group. id must be new: one
@@ -74,10 +70,7 @@ func NewSealStream(secret *PayloadSecret, group, topic string, id StreamID) (*Se
 	if err != nil {
 		return nil, err
 	}
-	b := dcbor.AppendText(dcbor.AppendArray(nil, 4), labelResend)
-	b = dcbor.AppendText(dcbor.AppendText(b, group), topic)
-	b = dcbor.AppendBytes(b, s.kid[:])
-	return &SealStream{stream: s, label: sha256.Sum256(b)}, nil
+	return &SealStream{stream: s}, nil
 }
 
 // Next returns the number that the next Seal will burn.
@@ -130,11 +123,13 @@ func (s *SealStream) sealAt(dst []byte, seq uint64, props, payload []byte) []byt
 }
 
 // Resend is the record of a sealed message by which [SealStream.Reseal] makes the
-// same envelope once more (spec 6.3). It holds no plaintext: a number, and the
-// SHA-256 of stream and inner plaintext. The zero Resend matches nothing.
+// same envelope once more (spec 6.3). It holds no plaintext: the number, the length of
+// the inner plaintext and the envelope's authentication tag, which stands for the plaintext under
+// that number's key. The zero Resend matches nothing.
 type Resend struct {
-	seq    uint64
-	digest [sha256.Size]byte
+	seq  uint64
+	size int // of the inner plaintext, which is never empty
+	tag  [tagSize]byte
 }
 
 // Seq returns the message's number.
@@ -143,35 +138,26 @@ func (r Resend) Seq() uint64 { return r.seq }
 // SealRecorded is [SealStream.Seal] that also returns the record needed to re-send
 // the message.
 func (s *SealStream) SealRecorded(dst, props, payload []byte) (out []byte, r Resend, err error) {
-	r.seq, err = s.burn(props, payload)
+	out, r.seq, err = s.Seal(dst, props, payload)
 	if err != nil {
 		return dst, Resend{}, err
 	}
-	s.hash(props, payload)
-	r.digest = s.sum
-	return s.sealAt(dst, r.seq, props, payload), r, nil
+	r.size = InnerLen(len(props), len(payload))
+	copy(r.tag[:], out[len(out)-tagSize:])
+	return out, r, nil
 }
 
 // Reseal appends the envelope that r records, byte for byte, if props and payload are
-// what was sealed then. Otherwise it returns [ErrNotIdentical] and makes no
-// keystream: one number never covers two plaintexts (F1).
+// what was sealed then. Otherwise it returns [ErrNotIdentical], and nothing made under the
+// number is left in dst: no envelope under one number ever covers two plaintexts (F1).
 func (s *SealStream) Reseal(dst []byte, r Resend, props, payload []byte) ([]byte, error) {
-	s.hash(props, payload)
-	if r.seq >= s.next || s.sum != r.digest {
+	if r.size == 0 || r.seq >= s.next || InnerLen(len(props), len(payload)) != r.size {
 		return dst, ErrNotIdentical
 	}
-	return s.sealAt(dst, r.seq, props, payload), nil
-}
-
-// hash sets sum to the SHA-256 of the stream's label and the inner plaintext.
-func (s *SealStream) hash(props, payload []byte) {
-	if s.digest == nil {
-		s.digest = sha256.New()
+	out := s.sealAt(dst, r.seq, props, payload)
+	if subtle.ConstantTimeCompare(out[len(out)-tagSize:], r.tag[:]) != 1 {
+		clear(out[len(dst):])
+		return dst, ErrNotIdentical
 	}
-	s.digest.Reset()
-	s.digest.Write(s.label[:])
-	s.digest.Write(appendVarint(s.sum[:0], len(props)))
-	s.digest.Write(props)
-	s.digest.Write(payload)
-	s.digest.Sum(s.sum[:0])
+	return out, nil
 }

@@ -114,23 +114,28 @@ func TestResealIsIdenticalOrRefused(t *testing.T) {
 	if _, _, err := other.SealRecorded(nil, props, payload); err != nil {
 		t.Fatal(err)
 	}
-	s.aead, other.aead = panicAEAD{}, panicAEAD{} // no keystream from here on
 	for name, c := range map[string]struct {
 		s              *SealStream
 		r              Resend
 		props, payload []byte
 	}{
 		"other payload":      {s, r, props, []byte("21.6")},
+		"longer payload":     {s, r, props, []byte("21.50")},
 		"other properties":   {s, r, []byte{0x01, 0x00}, payload},
 		"moved boundary":     {s, r, []byte{0x01, 0x01, '2'}, payload[1:]},
 		"no properties":      {s, r, nil, payload},
 		"zero record":        {s, Resend{}, props, payload},
 		"other stream":       {other, r, props, payload},
-		"number not burned":  {s, Resend{seq: 99, digest: r.digest}, props, payload},
-		"another's number 0": {other, Resend{digest: r.digest}, props, payload},
+		"number not burned":  {s, Resend{seq: 99, size: r.size, tag: r.tag}, props, payload},
+		"another's number 0": {other, Resend{size: r.size, tag: r.tag}, props, payload},
 	} {
-		if out, err := c.s.Reseal([]byte("head"), c.r, c.props, c.payload); !errors.Is(err, ErrNotIdentical) || string(out) != "head" {
+		dst := append(make([]byte, 0, 200), "head"...)
+		out, err := c.s.Reseal(dst, c.r, c.props, c.payload)
+		if !errors.Is(err, ErrNotIdentical) || string(out) != "head" {
 			t.Errorf("%s: %q, %v", name, out, err)
+		}
+		if left := dst[4:cap(dst)]; !bytes.Equal(left, make([]byte, len(left))) {
+			t.Errorf("%s: % x is left in the buffer, made under a number that is another message's", name, left)
 		}
 	}
 }
