@@ -24,6 +24,9 @@ type Options struct {
 	// Meddle, if set, sees every PUBLISH from a client and may change its topic, payload and
 	// flags, or return false to drop it (it is acknowledged all the same).
 	Meddle func(topic string, payload []byte) (out []byte, forward bool)
+
+	// Hook, if set, is asked behind the broker's own.
+	Hook mochi.Hook
 }
 
 // Broker is a running broker.
@@ -76,6 +79,11 @@ func (b *Broker) Restart() {
 	server := mochi.New(&mochi.Options{InlineClient: true, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err := server.AddHook(&hook{b: b}, nil); err != nil {
 		b.t.Fatalf("start the broker: %v", err)
+	}
+	if b.opts.Hook != nil {
+		if err := server.AddHook(b.opts.Hook, nil); err != nil {
+			b.t.Fatalf("start the broker: %v", err)
+		}
 	}
 	if err := server.AddListener(newListener(l)); err != nil {
 		b.t.Fatalf("start the broker: %v", err)
