@@ -48,6 +48,18 @@ func ParseBroker(s string) (Broker, error) {
 	return b, nil
 }
 
+// ParseBrokers reads broker URLs separated by commas, in order of preference.
+func ParseBrokers(list string) (all []Broker, err error) {
+	for _, s := range strings.Split(list, ",") {
+		b, err := ParseBroker(strings.TrimSpace(s))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, b)
+	}
+	return all, nil
+}
+
 // String returns the broker's URL, port included.
 func (b Broker) String() string {
 	if b.TLS {

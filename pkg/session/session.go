@@ -50,7 +50,7 @@ func (m *Message) Ack() {
 
 // Config describes a session. The callbacks run on the session's goroutines.
 type Config struct {
-	Brokers      []Broker
+	Brokers      []Broker    // in order of preference
 	TLS          *tls.Config // for the mqtts ones; nil: the system's CAs
 	Username     string
 	Password     string
@@ -76,6 +76,7 @@ type Session struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 	told   string // the last problem logged; owned by run
+	begin  int    // the broker to try first; owned by run
 	live   atomic.Bool
 }
 
@@ -135,12 +136,20 @@ func (s *Session) run(ctx context.Context) {
 	}
 }
 
-// once lives one connection from dial to loss.
+// once lives one connection from dial to loss. After a short one the next broker of the list has its
+// turn first: one that takes connections and does not keep them must not stand in its way.
 func (s *Session) once(ctx context.Context) error {
-	c, err := s.connect(ctx)
+	c, which, err := s.connect(ctx)
+	s.begin = 0
 	if err != nil {
 		return err
 	}
+	started := time.Now()
+	defer func() {
+		if time.Since(started) < longestPause {
+			s.begin = (which + 1) % len(s.cfg.Brokers)
+		}
+	}()
 	s.live.Store(true)
 	defer s.live.Store(false)
 	s.told = ""
@@ -166,17 +175,19 @@ func (s *Session) problem(err error) {
 	}
 }
 
-// connect tries the brokers in order and returns the first connection, or the last error.
-func (s *Session) connect(ctx context.Context) (c *Conn, err error) {
-	for _, b := range s.cfg.Brokers {
-		if c, err = dial(ctx, &s.cfg, b); err == nil {
-			return c, nil
+// connect tries each broker once, in order, and returns the first connection with its broker's place
+// in the list, or the last error.
+func (s *Session) connect(ctx context.Context) (c *Conn, which int, err error) {
+	for i := range s.cfg.Brokers {
+		which = (s.begin + i) % len(s.cfg.Brokers)
+		if c, err = dial(ctx, &s.cfg, s.cfg.Brokers[which]); err == nil {
+			return c, which, nil
 		}
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return nil, 0, ctx.Err()
 		}
 	}
-	return nil, err
+	return nil, 0, err
 }
 
 // backoff yields pauses that double up to longestPause, each drawn from the upper

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -303,5 +304,35 @@ func TestGuardSeesEveryBoundary(t *testing.T) {
 	_, e := start(t, session.Config{Brokers: broker(t, fmt.Sprintf("mqtt://%s", l.Addr()))})
 	if m := next(t, "message", e.msgs); m.Topic != "t" || string(m.Payload) != payload {
 		t.Errorf("got topic %q and %d bytes", m.Topic, len(m.Payload))
+	}
+}
+
+func TestParseBrokers(t *testing.T) {
+	all, err := session.ParseBrokers("mqtts://one.example, mqtt://two.example:1884")
+	if err != nil || len(all) != 2 || all[0].String() != "mqtts://one.example:8883" || all[1].String() != "mqtt://two.example:1884" {
+		t.Errorf("got %v, %v", all, err)
+	}
+	for _, bad := range []string{"", "mqtt://one,", "mqtt://one mqtt://two"} {
+		if all, err := session.ParseBrokers(bad); err == nil {
+			t.Errorf("%q gave %v", bad, all)
+		}
+	}
+}
+
+// The list is tried in order, and a broker that does not keep its connections is followed by the next.
+func TestListOfBrokers(t *testing.T) {
+	gone, one, two := embedded.Start(t, embedded.Options{}), embedded.Start(t, embedded.Options{}), embedded.Start(t, embedded.Options{})
+	gone.Stop()
+	list := slices.Concat(broker(t, gone.URL()), broker(t, one.URL()), broker(t, two.URL()))
+	_, e := start(t, session.Config{Brokers: list})
+	for i, want := range []*embedded.Broker{one, two, one, two} {
+		c := next(t, "connection", e.ups)
+		if err := c.Publish("turn", []byte{byte(i)}, 1, false).Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if seen := want.Seen(); len(seen) == 0 || seen[len(seen)-1].Payload[0] != byte(i) {
+			t.Fatalf("connection %d went to another broker", i)
+		}
+		c.Drop()
 	}
 }
