@@ -9,6 +9,10 @@ import (
 	"sealgate/pkg/control"
 )
 
+// NewClock returns the clock that a member reads when its Config brings none: never below when this program was
+// built, nor below floor.
+func NewClock(floor time.Time) func() control.Time { return newClock(floor) }
+
 // newClock reads CLOCK_BOOTTIME, which goes on while a machine sleeps, and the wall
 // clock, which on a router without a battery starts in the past: never below floor.
 // When the wall clock is below the floor, time passes above it as CLOCK_BOOTTIME does.

@@ -25,37 +25,52 @@ const (
 // maxFile bounds what is read of an identity directory's files.
 const maxFile = 2 << 20
 
-// LoadIdentity reads the directory that `sealctl fleet add` made: the member's key, its
-// certificate, the fleet's CA, and the policy it was enrolled with (nil if there is none). A
-// private key that others may read is refused, and so is a certificate that does not fit the key,
-// is of another CA, or is not valid now. Every error is one line that names the file and says what to do.
+// LoadIdentity reads the directory that `sealctl fleet add` made, or one like it with files from
+// another PKI: the member's key, its certificate with the intermediates after it, the fleet's CA, and the policy it was
+// enrolled with (nil if there is none). A private key that others may read is refused, and so is a certificate that does not
+// fit the key, is of another CA, or is not valid now. Every error is one line that names the file and says what to do.
 func LoadIdentity(dir string) (*crypto.Identity, *crypto.Trust, *policy.Signed, error) {
-	b, err := readIdentity(dir)
-	if err != nil {
-		return nil, nil, nil, fmt.Errorf("identity %s: %w", dir, err)
-	}
-	now := newClock(time.Time{})().Wall
-	if err := b.checkValidity(now); err != nil {
-		return nil, nil, nil, fmt.Errorf("identity %s: %w", dir, err)
-	}
-	id, err := crypto.ParseIdentity(b.key, b.cert, b.ca)
-	if err != nil {
-		return nil, nil, nil, fmt.Errorf("identity %s: %w", dir, err)
-	}
-	trust, err := crypto.NewTrust(id.Member().Fleet, b.ca)
+	b, id, trust, err := load(dir)
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("identity %s: %w", dir, err)
 	}
 	if b.policy == nil {
 		return id, trust, nil, nil
 	}
-	signed, err := policy.Verify(trust, b.policy, now)
+	signed, err := policy.Verify(trust, b.policy, now())
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("identity %s: %s: %w; copy the fleet's newest %s here, or remove the file to wait for the broker's",
 			dir, PolicyFile, err, PolicyFile)
 	}
 	return id, trust, signed, nil
 }
+
+// LoadSigner is LoadIdentity for one who signs the policy and so does not go by the one that
+// lies in the directory.
+func LoadSigner(dir string) (*crypto.Identity, *crypto.Trust, error) {
+	_, id, trust, err := load(dir)
+	if err != nil {
+		return nil, nil, fmt.Errorf("identity %s: %w", dir, err)
+	}
+	return id, trust, nil
+}
+
+func load(dir string) (b bundle, id *crypto.Identity, trust *crypto.Trust, err error) {
+	if b, err = readIdentity(dir); err != nil {
+		return b, nil, nil, err
+	}
+	if err := b.checkValidity(now()); err != nil {
+		return b, nil, nil, err
+	}
+	if id, err = crypto.ParseIdentity(b.key, b.cert, b.ca); err != nil {
+		return b, nil, nil, err
+	}
+	trust, err = crypto.NewTrust(id.Member().Fleet, b.ca)
+	return b, id, trust, err
+}
+
+// now is the machine's clock, as far as it can be believed.
+func now() time.Time { return newClock(time.Time{})().Wall }
 
 // bundle is the contents of an identity directory.
 type bundle struct{ key, cert, ca, policy []byte }
@@ -108,27 +123,54 @@ func checkPrivate(path string) error {
 	return nil
 }
 
+// checkValidity holds every certificate against the clock: a message is refused by others for any of them.
 func (b *bundle) checkValidity(now time.Time) error {
-	cert, err := firstCertificate(b.cert)
-	if err != nil {
-		return fmt.Errorf("%s: %w", CertFile, err)
-	}
-	switch {
-	case now.Before(cert.NotBefore):
-		return fmt.Errorf("%s is valid only from %s and this machine's clock says %s; set the clock",
-			CertFile, day(cert.NotBefore), day(now))
-	case now.After(cert.NotAfter):
-		return fmt.Errorf("%s expired on %s; enrol the member again with `sealctl fleet add`", CertFile, day(cert.NotAfter))
+	for _, f := range []struct {
+		name string
+		pem  []byte
+	}{{CertFile, b.cert}, {CAFile, b.ca}} {
+		certs, err := certificates(f.pem)
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.name, err)
+		}
+		for i, cert := range certs {
+			what := f.name
+			if i > 0 {
+				what = fmt.Sprintf("certificate %d of %s (%s)", i+1, f.name, cert.Subject)
+			}
+			switch {
+			case now.Before(cert.NotBefore):
+				return fmt.Errorf("%s is valid only from %s and this machine's clock says %s; set the clock",
+					what, day(cert.NotBefore), day(now))
+			case now.After(cert.NotAfter):
+				return fmt.Errorf("%s expired on %s; renew it: with `sealctl fleet add` under a new name, or in your own PKI", what, day(cert.NotAfter))
+			}
+		}
 	}
 	return nil
 }
 
-func firstCertificate(b []byte) (*x509.Certificate, error) {
-	block, _ := pem.Decode(b)
-	if block == nil || block.Type != "CERTIFICATE" {
+// certificates reads the blocks of a PEM file, at most those that crypto.ParseIdentity takes.
+func certificates(b []byte) (certs []*x509.Certificate, err error) {
+	for range crypto.MaxChain {
+		var block *pem.Block
+		block, b = pem.Decode(b)
+		if block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("a PEM block %.40q in it; want CERTIFICATE only", block.Type)
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		certs = append(certs, cert)
+	}
+	if len(certs) == 0 {
 		return nil, errors.New("no certificate in it; want PEM (-----BEGIN CERTIFICATE-----)")
 	}
-	return x509.ParseCertificate(block.Bytes)
+	return certs, nil
 }
 
 func day(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 MST") }

@@ -80,8 +80,13 @@ func (l *link) run(ctx context.Context, m *Member) {
 		case <-l.conn.Done():
 			return
 		case out := <-l.work:
-			if err := l.do(ctx, out); err != nil && ctx.Err() == nil && !errors.Is(err, session.ErrLost) {
-				m.log.Warn("control topics cannot be used", "error", err)
+			err := l.do(ctx, out)
+			if err == nil || ctx.Err() != nil || errors.Is(err, session.ErrLost) {
+				continue
+			}
+			m.log.Warn("control topics cannot be used", "error", err)
+			if errors.Is(err, context.DeadlineExceeded) {
+				l.conn.Drop() // it takes connections and answers nothing, as a cluster's node without its peers may: try the next broker
 			}
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -132,7 +133,7 @@ func prepare(cfg Config) (*Member, []session.Broker, error) {
 	}
 	var brokers []session.Broker
 	for _, u := range cfg.Broker {
-		b, err := session.ParseBroker(u)
+		b, err := session.ParseBroker(strings.TrimSpace(u))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -154,7 +155,7 @@ func prepare(cfg Config) (*Member, []session.Broker, error) {
 	start := newest(cfg.Policy, m.store.load(m.clock().Wall))
 	m.machine, err = control.New(control.Config{
 		Identity: cfg.Identity, Trust: cfg.Trust, Policy: start, Floor: m.store.floor,
-		Prefix: cfg.Prefix, Rand: rand.Reader, Keyless: cfg.Keyless, ReadOnly: cfg.ReadOnly,
+		Prefix: cfg.Prefix, Rand: rand.Reader, Keyless: cfg.Keyless, ReadOnly: cfg.ReadOnly, GrantRate: grantRate(m.self.Role),
 	})
 	if err != nil {
 		return nil, nil, err
@@ -165,6 +166,18 @@ func prepare(cfg Config) (*Member, []session.Broker, error) {
 	}
 	m.state.Store(&State{Keys: empty})
 	return m, brokers, nil
+}
+
+// serverGrantRate is how many Grants a second a keeper of role keeper hands out: about one core of a server.
+const serverGrantRate = 2000
+
+// grantRate is the bound on a keeper's Grants: a member of role keeper has no gateway beside it, so
+// it is a server's; any other may be a router, and keeps to the default.
+func grantRate(r crypto.Role) int {
+	if r == crypto.RoleKeeper {
+		return serverGrantRate
+	}
+	return control.GrantRate
 }
 
 // newest returns the policy with the higher version; either may be nil.
