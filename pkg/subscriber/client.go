@@ -49,8 +49,8 @@ const maxPending = 256
 type Options struct {
 	Identity      string // identity directory; or leave it empty and set Member
 	Member        *Loaded
-	Broker        string // of the messages: mqtt://host[:port] or mqtts://host[:port]
-	ControlBroker string // of the keys; empty: Broker
+	Broker        string // of the messages: mqtt://host[:port] or mqtts://host[:port]; several, separated by commas, are tried in order
+	ControlBroker string // of the keys, likewise; empty: Broker
 
 	CAFile   string      // PEM file of the brokers' CA; empty: the system's CAs
 	TLS      *tls.Config // instead of CAFile, for client certificates and the like
@@ -154,7 +154,7 @@ func start(opts Options) (*Client, error) {
 	if opts.MaxMessage <= 0 {
 		opts.MaxMessage = DefaultMaxMessage
 	}
-	broker, err := session.ParseBroker(opts.Broker)
+	brokers, err := session.ParseBrokers(opts.Broker)
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +164,7 @@ func start(opts Options) (*Client, error) {
 		firsts: map[string]chan error{"control": make(chan error, 1), "data": make(chan error, 1)},
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	if err := c.startSessions(broker); err != nil {
+	if err := c.startSessions(brokers); err != nil {
 		c.cancel()
 		return nil, err
 	}
@@ -172,11 +172,11 @@ func start(opts Options) (*Client, error) {
 }
 
 // startSessions starts the member and then the connection for messages.
-func (c *Client) startSessions(broker session.Broker) (err error) {
+func (c *Client) startSessions(brokers []session.Broker) (err error) {
 	o := &c.opts
 	c.member, err = member.Start(c.ctx, member.Config{
 		Identity: o.Member.Identity, Trust: o.Member.Trust, Policy: o.Member.Policy,
-		Broker: []string{o.ControlBroker}, TLS: o.TLS, Username: o.Username, Password: o.Password,
+		Broker: strings.Split(o.ControlBroker, ","), TLS: o.TLS, Username: o.Username, Password: o.Password,
 		Prefix: o.Prefix, StateDir: o.StateDir, Log: o.Log, ReadOnly: o.ReadOnly,
 		OnBroker: func(err error) { c.first("control", err) },
 	})
@@ -187,7 +187,7 @@ func (c *Client) startSessions(broker session.Broker) (err error) {
 		return errors.Join(err, c.member.Close())
 	}
 	c.data, err = session.Start(c.ctx, session.Config{
-		Brokers: []session.Broker{broker}, TLS: o.TLS, Username: o.Username, Password: o.Password,
+		Brokers: brokers, TLS: o.TLS, Username: o.Username, Password: o.Password,
 		ClientID: o.ClientID, CleanSession: o.ClientID == "", MaxPacket: o.MaxMessage + crypto.MaxOverhead + 65536 + 16,
 		Log: o.Log, Name: "messages", Now: func() time.Time { return c.member.Now().Wall },
 		Up: c.up, Down: c.down, Message: c.arrived,

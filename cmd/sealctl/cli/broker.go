@@ -27,7 +27,7 @@ type brokerFlags struct {
 
 func (f *brokerFlags) register(o *options) {
 	o.text(&f.identity, "i identity", "", "DIR", "identity directory, as `sealctl fleet add` made it")
-	o.text(&f.broker, "b broker", "", "URL", "broker, mqtt://host[:1883] or mqtts://host[:8883]")
+	o.text(&f.broker, "b broker", "", "URL", "broker, mqtt://host[:1883] or mqtts://host[:8883]; several, separated by commas, are tried in order")
 	o.text(&f.caFile, "cafile", "", "FILE", "PEM file of the broker's CA (default: the system's CAs)")
 	o.text(&f.cert, "cert", "", "FILE", "TLS client certificate, PEM (default: the identity's, if the broker trusts the fleet's CA)")
 	o.text(&f.key, "key", "", "FILE", "private key of --cert, PEM")
@@ -52,7 +52,7 @@ func (f *brokerFlags) check(env cmdenv.Env) error {
 		return usagef("-b URL is missing: the broker, for example -b mqtts://broker.example")
 	}
 	for _, u := range []string{f.broker, f.control} {
-		if _, err := session.ParseBroker(u); u != "" && err != nil {
+		if _, err := session.ParseBrokers(u); u != "" && err != nil {
 			return usagef("%v", err)
 		}
 	}
