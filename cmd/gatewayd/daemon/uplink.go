@@ -15,7 +15,30 @@ import (
 
 // uplinks dials the broker with the settings that are in force when a device connects.
 type uplinks struct {
-	dialers atomic.Pointer[[]*uplink.Dialer]
+	dialers atomic.Pointer[[]*target]
+}
+
+// target is one broker of the list.
+type target struct {
+	*uplink.Dialer
+	avoid atomic.Int64 // Unix time in nanoseconds until which the others are tried first
+}
+
+// avoidFor is how long a broker that could not be reached comes last: a list whose first one is
+// silent would otherwise cost every device its time out.
+const avoidFor = 30 * time.Second
+
+// order is the brokers by preference, with those that lately could not be reached at the end.
+func order(all []*target, now time.Time) []*target {
+	good, bad := make([]*target, 0, len(all)), []*target(nil)
+	for _, t := range all {
+		if t.avoid.Load() > now.UnixNano() {
+			bad = append(bad, t)
+		} else {
+			good = append(good, t)
+		}
+	}
+	return append(good, bad...)
 }
 
 // configure reads the files that cfg names and makes later connections use them.
@@ -42,14 +65,14 @@ func (u *uplinks) configure(cfg *config.Config) error {
 		brokers = []string{""}
 	}
 	c.Timeout = cfg.Limits.ConnectTimeout / time.Duration(len(brokers)) // a silent one leaves time for the others
-	var dialers []*uplink.Dialer
+	var dialers []*target
 	for _, b := range brokers {
 		c.Broker = b
 		d, err := uplink.New(c)
 		if err != nil {
 			return err
 		}
-		dialers = append(dialers, d)
+		dialers = append(dialers, &target{Dialer: d})
 	}
 	u.dialers.Store(&dialers)
 	return nil
@@ -59,9 +82,10 @@ func (u *uplinks) configure(cfg *config.Config) error {
 // answers.
 func (u *uplinks) dial(ctx context.Context, dst netip.AddrPort) (net.Conn, error) {
 	var first error
-	for _, d := range *u.dialers.Load() {
-		c, err := d.Dial(ctx, dst)
+	for _, t := range order(*u.dialers.Load(), time.Now()) {
+		c, err := t.Dial(ctx, dst)
 		if err == nil {
+			t.avoid.Store(0)
 			return c, nil
 		}
 		if first == nil {
@@ -70,6 +94,7 @@ func (u *uplinks) dial(ctx context.Context, dst netip.AddrPort) (net.Conn, error
 		if ctx.Err() != nil {
 			break
 		}
+		t.avoid.Store(time.Now().Add(avoidFor).UnixNano())
 	}
 	return nil, first
 }

@@ -48,6 +48,13 @@ func TestDialTriesTheBrokersInOrder(t *testing.T) {
 	if c.RemoteAddr().String() != l.Addr().String() {
 		t.Errorf("dialled %v", c.RemoteAddr())
 	}
+	all, now := *u.dialers.Load(), time.Now()
+	if o := order(all, now); o[0] != all[1] || o[1] != all[0] {
+		t.Error("a broker that could not be reached is still tried first")
+	}
+	if o := order(all, now.Add(avoidFor+time.Minute)); o[0] != all[0] {
+		t.Error("a broker that could not be reached is avoided for good")
+	}
 	cfg.Uplink.Broker = []string{dead, closedPort(t)}
 	if err := u.configure(cfg); err != nil {
 		t.Fatal(err)
