@@ -37,6 +37,7 @@ type Joiner struct {
 	due       time.Duration
 	pause     time.Duration
 
+	ignored  int // messages that could not be trusted
 	out      Output
 	enrolled *Enrolled
 	err      error
@@ -88,6 +89,14 @@ func (j *Joiner) say(format string, args ...any) {
 	j.out.Progress = append(j.out.Progress, fmt.Sprintf(format, args...))
 }
 
+// distrust reports a message that was ignored, the first few times: a hostile broker has more.
+func (j *Joiner) distrust(format string, args ...any) {
+	const complaints = 8
+	if j.ignored++; j.ignored <= complaints {
+		j.say(format+" Is the broker, or somebody on it, interfering? Waiting on", args...)
+	}
+}
+
 // Connected begins a session with the broker.
 func (j *Joiner) Connected(now Time) error {
 	if _, err := io.ReadFull(j.rand, j.inbox[:]); err != nil {
@@ -116,7 +125,7 @@ func (j *Joiner) Receive(now Time, topic string, payload []byte) error {
 		return j.offered(now, payload)
 	case topic == InboxTopic(j.prefix, j.inbox):
 		if err := j.answered(now, payload); err != nil {
-			j.say("an answer was ignored, since it cannot be trusted: %v. Is the broker, or somebody on it, interfering? Waiting on", err)
+			j.distrust("an answer was ignored, since it cannot be trusted: %v.", err)
 		}
 	}
 	return nil
@@ -136,7 +145,7 @@ func (j *Joiner) offered(now Time, payload []byte) error {
 		return nil
 	}
 	if Anchor(sha256.Sum256(payload)) != j.ticket.Anchor {
-		j.say("an operator's offer was ignored, since it is not the one that the ticket names. Is the broker, or somebody on it, interfering? Waiting on")
+		j.distrust("an operator's offer was ignored, since it is not the one that the ticket names.")
 		return nil
 	}
 	o, err := ParseOffer(payload)

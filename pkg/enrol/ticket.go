@@ -76,6 +76,12 @@ func (t *Ticket) Text() string {
 	return TicketPrefix + base64.RawURLEncoding.EncodeToString(append(b, checksum(b)...))
 }
 
+// ID names the ticket without giving its secret away.
+func (t *Ticket) ID() (TicketID, error) {
+	k, err := t.keys()
+	return k.id, err
+}
+
 // String says whose ticket it is, without the secret.
 func (t *Ticket) String() string {
 	return fmt.Sprintf("%s %s of fleet %s, until %s", t.Role, t.Name, t.Fleet, when(t.Expires))
