@@ -119,8 +119,13 @@ func ParseIdentity(keyPEM, certPEM, caPEM []byte) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	if bytes.Equal(chain[0].Raw, ca.Raw) {
+	switch last := chain[len(chain)-1]; {
+	case bytes.Equal(chain[0].Raw, ca.Raw):
 		return nil, errors.New("the identity certificate is the fleet's CA certificate: a member needs its own; make one with sealctl fleet add")
+	case chain[0].IsCA && len(chain) > 1:
+		return nil, fmt.Errorf("the first of the identity's certificates is that of the CA %q: put the member's own first, and each intermediate before its issuer", chain[0].Subject)
+	case bytes.Equal(last.Raw, ca.Raw):
+		return nil, fmt.Errorf("the identity's certificates end with the fleet's CA %q: take it out, members have that one already", ca.Subject)
 	}
 	id, err := NewIdentity(signer, chain...)
 	if err != nil {

@@ -102,7 +102,11 @@ func sigStructure(protected []byte, fleet, typ string, payload []byte) []byte {
 
 func (id *Identity) signature(msg []byte) ([]byte, error) {
 	if id.alg == algEdDSA {
-		return (*id.signer).Sign(rand.Reader, msg, crypto.Hash(0))
+		sig, err := (*id.signer).Sign(rand.Reader, msg, crypto.Hash(0))
+		if err == nil && len(sig) != signatureSize {
+			err = fmt.Errorf("the signer returned %d bytes, an Ed25519 signature has %d", len(sig), signatureSize)
+		}
+		return sig, err
 	}
 	sum := sha256.Sum256(msg)
 	der, err := (*id.signer).Sign(rand.Reader, sum[:], crypto.SHA256)
