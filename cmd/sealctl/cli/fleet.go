@@ -144,7 +144,7 @@ func runFleetRevoke(env cmdenv.Env, c *command, args []string) error {
 
 func (f *fleetDir) revoke(name string, now time.Time) (*policy.Signed, error) {
 	e, known := f.find(name)
-	if !known {
+	if !known && !f.ownPKI {
 		return nil, fmt.Errorf("no member is called %q; enrolled are: %s", name, f.names())
 	}
 	doc, text, _, err := f.draft()
@@ -155,7 +155,10 @@ func (f *fleetDir) revoke(name string, now time.Time) (*policy.Signed, error) {
 		return nil, fmt.Errorf("%q is revoked already; publish the policy with `sealctl policy publish`", name)
 	}
 	var certs []string
-	for _, h := range append(doc.RevokedCerts, e.cert) {
+	if known {
+		doc.RevokedCerts = append(doc.RevokedCerts, e.cert)
+	}
+	for _, h := range doc.RevokedCerts {
 		certs = append(certs, hex.EncodeToString(h[:]))
 	}
 	next := setKey(text, "revoked_certificates", stringArray(certs))

@@ -37,6 +37,7 @@ type fleetDir struct {
 	authority     *crypto.Identity
 	trust         *crypto.Trust
 	members       []enrolled
+	ownPKI        bool // no CA's key: an operator signs, and certificates come from elsewhere
 }
 
 // enrolled is a line of the ledger.
@@ -86,6 +87,9 @@ func createFleet(dir, name string, now time.Time) (*fleetDir, error) {
 
 // openFleet reads a fleet directory.
 func openFleet(dir string) (*fleetDir, error) {
+	if own, ok, err := openOwnPKI(dir); ok {
+		return own, err
+	}
 	f := &fleetDir{dir: dir}
 	var err error
 	for _, file := range []struct {
@@ -168,6 +172,9 @@ func (f *fleetDir) names() string {
 
 // enrol makes a member's identity and writes its directory.
 func (f *fleetDir) enrol(role crypto.Role, name string, now time.Time) error {
+	if f.ownPKI {
+		return f.errOwnPKI()
+	}
 	if e, exists := f.find(name); exists {
 		return fmt.Errorf("%s %q was enrolled on %s; choose another name, names are never used twice", e.role, name, e.day)
 	}
@@ -253,6 +260,9 @@ func mints(r crypto.Role) bool { return r == crypto.RoleGateway || r == crypto.R
 func (f *fleetDir) checkKeepers(doc *policy.Document) error {
 	for i := range doc.Groups {
 		g := &doc.Groups[i]
+		if len(g.Keepers) == 0 && f.ownPKI {
+			return fmt.Errorf("group %q names no keepers, and who could be one is known to your own PKI only: list gateways or keepers as its keepers in %s", g.Name, f.path(policyText))
+		}
 		if len(g.Keepers) == 0 {
 			return fmt.Errorf("group %q has no keeper, so nobody would make its keys; enrol a gateway or keeper first: sealctl fleet add %s --role gateway --name gw1", g.Name, f.dir)
 		}
@@ -263,7 +273,7 @@ func (f *fleetDir) checkKeepers(doc *policy.Document) error {
 				return fmt.Errorf("group %q: keeper %q is enrolled as %s; only a gateway or keeper can make keys", g.Name, name, e.role)
 			case slices.Contains(doc.RevokedNames, name):
 				return fmt.Errorf("group %q: keeper %q is revoked; take it off the group's keepers in %s", g.Name, name, f.path(policyText))
-			case !known:
+			case !known && !f.ownPKI:
 				return fmt.Errorf("group %q: keeper %q is not enrolled; enrol it with `sealctl fleet add`, or take it off the list (enrolled: %s)", g.Name, name, f.names())
 			}
 		}

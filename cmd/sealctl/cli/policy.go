@@ -21,7 +21,10 @@ func policySign() *command {
 		long: `
 Check DIR/policy.toml, sign it as the version after the last one into DIR/policy.cose, note the
 version in policy.toml, and copy the result into every directory of DIR/members. Groups that name
-no keepers get the first three gateways or keepers enrolled. Prints the version.`,
+no keepers get the first three gateways or keepers enrolled. Prints the version.
+
+DIR is what ` + "`sealctl fleet init`" + ` made; or, if your own PKI certifies the members, the identity directory of
+an operator with policy.toml in it.`,
 	}
 }
 
