@@ -11,6 +11,7 @@ import (
 	"sealgate/pkg/crypto"
 	"sealgate/pkg/member"
 	"sealgate/pkg/policy"
+	"sealgate/test/lab"
 )
 
 // fleet is a fleet made in memory.
@@ -136,5 +137,38 @@ func TestLoadIdentityRefuses(t *testing.T) {
 				t.Errorf("got %v; want one line with %q and the directory", err, c.want)
 			}
 		})
+	}
+}
+
+// ownPKI is a directory as an operator's PKI would fill it: a P-256 key under an intermediate, valid
+// until the times given.
+func ownPKI(t *testing.T, leafEnd, midEnd time.Time) string {
+	t.Helper()
+	dir := t.TempDir()
+	lab.NewPKI(t).Enrol(t, dir, crypto.MemberURI("plant", crypto.RoleGateway, "gw1"), leafEnd, midEnd)
+	return dir
+}
+
+func TestLoadIdentityOfAnotherPKI(t *testing.T) {
+	year := time.Now().AddDate(1, 0, 0)
+	id, trust, signed, err := member.LoadIdentity(ownPKI(t, year, year))
+	if err != nil || signed != nil {
+		t.Fatal(signed, err)
+	}
+	msg, err := id.Sign([]byte("x"), "hello")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, from, err := trust.Verify(msg, "hello", time.Now()); err != nil || from.Name != "gw1" || from.Fleet != "plant" {
+		t.Errorf("from %v, %v", from, err)
+	}
+	yesterday := time.Now().AddDate(0, 0, -1)
+	for name, c := range map[string]struct {
+		leaf, mid time.Time
+		says      string
+	}{"member expired": {yesterday, year, "identity.crt expired"}, "intermediate expired": {year, yesterday, "certificate 2 of identity.crt (CN=Devices CA) expired"}} {
+		if _, _, _, err := member.LoadIdentity(ownPKI(t, c.leaf, c.mid)); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
