@@ -75,7 +75,8 @@ type Options struct {
 	Handler func(*Message)
 }
 
-// Loaded is an identity that the program loaded itself, by [member.LoadIdentity] or otherwise.
+// Loaded is an identity that the program loaded itself, by [member.LoadIdentity], or by [crypto.NewIdentity] around a
+// signer that keeps its private key, such as a TPM.
 type Loaded struct {
 	Identity *crypto.Identity
 	Trust    *crypto.Trust
