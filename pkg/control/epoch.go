@@ -15,12 +15,14 @@ type EpochMessage struct {
 	PolicyVersion uint64
 	PolicyHash    [32]byte
 	Generation    uint64
+	Founder       string      // the keeper that began the generation: its KEK chain wraps them all
 	Wraps         []EpochWrap // newest first, numbers falling by one, 1 to MaxWraps
 }
 
 // EpochWrap is one epoch's payload secret, wrapped under the KEK of its number.
 type EpochWrap struct {
 	Number        uint64
+	Minter        string        // the keeper that made it, founder or successor
 	ActivateAfter time.Duration // from its announcement, whole milliseconds
 	Wrap          crypto.Wrap
 }
@@ -31,8 +33,8 @@ func (e *EpochMessage) Newest() crypto.Epoch {
 }
 
 const (
-	epochItems = 6
-	wrapItems  = 5
+	epochItems = 7
+	wrapItems  = 6
 )
 
 // Marshal encodes e as the payload of a message of kind epoch.
@@ -41,11 +43,12 @@ func (e *EpochMessage) Marshal() []byte {
 	b = dcbor.AppendText(b, e.Group)
 	b = dcbor.AppendUint(b, e.PolicyVersion)
 	b = dcbor.AppendBytes(b, e.PolicyHash[:])
-	b = dcbor.AppendUint(b, e.Generation)
+	b = dcbor.AppendText(dcbor.AppendUint(b, e.Generation), e.Founder)
 	b = dcbor.AppendArray(b, len(e.Wraps))
 	for i := range e.Wraps {
 		w := &e.Wraps[i]
 		b = dcbor.AppendUint(dcbor.AppendArray(b, wrapItems), w.Number)
+		b = dcbor.AppendText(b, w.Minter)
 		b = appendMillis(b, w.ActivateAfter)
 		b = dcbor.AppendBytes(b, w.Wrap.Salt[:])
 		b = dcbor.AppendBytes(b, w.Wrap.Commitment[:])
@@ -62,12 +65,12 @@ func ParseEpoch(b []byte) (*EpochMessage, error) {
 	e.Group = readGroup(r)
 	e.PolicyVersion = r.Uint()
 	r.BytesExact(e.PolicyHash[:])
-	e.Generation = readEpochValue(r)
+	e.Generation, e.Founder = readEpochValue(r), readName(r)
 	n := r.Array(MaxWraps)
 	for i := 0; i < n && r.Err() == nil; i++ {
 		var w EpochWrap
 		r.ArrayExact(wrapItems)
-		w.Number = readEpochValue(r)
+		w.Number, w.Minter = readEpochValue(r), readName(r)
 		w.ActivateAfter = readMillis(r, MaxDelay)
 		r.BytesExact(w.Wrap.Salt[:])
 		r.BytesExact(w.Wrap.Commitment[:])

@@ -21,6 +21,7 @@ var (
 	ErrPolicyBehind  = errors.New("sender has an older fleet policy than ours; it asks again when the policy has reached it")
 	ErrPolicyAhead   = errors.New("sender has a newer fleet policy than ours; waiting for it")
 	ErrFlood         = errors.New("too many members ask at once; they ask again later")
+	ErrReplayedLease = errors.New("lease is not newer than one already heard from this keeper: a replay")
 	ErrReplayedHello = errors.New("Hello has been taken in already: a replay")
 )
 

@@ -14,6 +14,7 @@ const (
 	KindGrant   Kind = "grant"
 	KindEpoch   Kind = "epoch"
 	KindConfirm Kind = "confirm"
+	KindLease   Kind = "lease"
 	KindPolicy  Kind = "policy"
 	KindUnknown Kind = "unknown" // on no topic of ours, or of no readable kind
 )

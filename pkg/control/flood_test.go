@@ -52,7 +52,7 @@ func TestUnknownKeyFlood(t *testing.T) {
 	if len(u.asked) > MaxAskedIDs || len(u.absent) > MaxUnknownIDs {
 		t.Errorf("%d asked, %d absent", len(u.asked), len(u.absent))
 	}
-	if n := w.count(KindHello, mark); n < 2 || n > 5 {
+	if n := w.countFrom(sub, KindHello, mark); n < 2 || n > 5 {
 		t.Errorf("%d queries in 100 s, 4 expected", n)
 	}
 	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 2<<20 {
@@ -65,7 +65,7 @@ func TestUnknownKeyFlood(t *testing.T) {
 	sub.m.UnknownKey(w.now(), "default", absent)
 	sub.flush()
 	w.run(time.Minute)
-	if n := w.count(KindHello, mark); n != 0 {
+	if n := w.countFrom(sub, KindHello, mark); n != 0 {
 		t.Errorf("%d queries for an id in the negative cache", n)
 	}
 }

@@ -32,6 +32,7 @@ type grantParts struct {
 	key        GrantKey
 	group      string
 	next, gen  uint64
+	founder    string
 }
 
 func newGrantForge(w *world, hello []byte) *grantForge {
@@ -56,9 +57,9 @@ func (f *grantForge) grant(edit func(*grantParts)) []byte {
 	leader := f.w.nodes[0]
 	p := grantParts{by: leader, hello: f.hello, nonce: f.asked.Nonce, info: leader.id.Member().CertHash, infoPolicy: f.w.signed.Hash,
 		version: f.w.doc.Version, policy: f.w.signed.Hash, key: GrantKey{Epoch: f.at, Keeper: "gw1", Secret: secret}, group: "default",
-		next: f.at.Number + 1, gen: f.at.Generation}
+		next: f.at.Number + 1, gen: f.at.Generation, founder: "gw1"}
 	edit(&p)
-	body := GrantBody{{Name: p.group, Generation: p.gen, Next: p.next, KEK: kek, Keys: []GrantKey{p.key}}}
+	body := GrantBody{{Name: p.group, Generation: p.gen, Founder: p.founder, Next: p.next, KEK: kek, Keys: []GrantKey{p.key}}}
 	sealed, err := crypto.HPKESeal(f.asked.Public, GrantInfo(p.hello, p.info, p.infoPolicy), body.Marshal())
 	if err != nil {
 		f.w.t.Fatal(err)
@@ -122,13 +123,33 @@ func TestGrantsToAMemberWithKeys(t *testing.T) {
 		return func(p *grantParts) { p.key.Epoch, p.gen, p.next = e, e.Generation, e.Number+1 }
 	}
 	inbox := sub.inboxTopic()
-	sub.mustRefuse(inbox, f.grant(to(crypto.Epoch{PolicyVersion: 1, Generation: 1, Number: 1})), ErrStale)
-	sub.mustRefuse(inbox, f.grant(to(crypto.Epoch{PolicyVersion: 0, Generation: 9, Number: 9})), ErrStale)
 	sub.mustRefuse(inbox, f.grant(to(crypto.Epoch{PolicyVersion: 2, Generation: 1, Number: 3})), ErrPolicyAhead)
 	sub.mustRefuse(inbox, f.grant(to(crypto.Epoch{PolicyVersion: 1, Generation: MaxEpochValue, Number: 3})), ErrJump)
 	sub.mustRefuse(inbox, f.grant(to(crypto.Epoch{PolicyVersion: 1, Generation: 1, Number: MaxEpochValue - 1})), ErrJump)
 	if sub.inject(inbox, f.grant(func(*grantParts) {})); sub.epoch() != f.at {
 		t.Error("the honest grant is refused")
+	}
+}
+
+// TestGrantOfAKeeperThatIsBehind: its keys open messages. They take no member back: nothing is sealed
+// under them, and the KEK stays.
+func TestGrantOfAKeeperThatIsBehind(t *testing.T) {
+	for _, e := range []crypto.Epoch{{PolicyVersion: 1, Generation: 1, Number: 1}, {PolicyVersion: 0, Generation: 9, Number: 9}} {
+		w := newWorld(t)
+		_, gw2, _ := w.fleet()
+		w.rotate()
+		w.run(15 * time.Second)
+		w.drop = func(*node, string) bool { return true }
+		mark := len(w.log)
+		gw2.m.UnknownKey(w.now(), "default", crypto.KeyID{1})
+		gw2.flush()
+		f := newGrantForge(w, w.log[mark].payload)
+		before, sends, chain := gw2.epoch(), gw2.sendKey().ID, *gw2.m.groups["default"].lineages[0]
+		gw2.inject(gw2.inboxTopic(), f.grant(func(p *grantParts) { p.key.Epoch, p.gen, p.next = e, e.Generation, e.Number+1 }))
+		w.run(20 * time.Second)
+		if got := *gw2.m.groups["default"].lineages[0]; gw2.epoch() != before || gw2.sendKey().ID != sends || got.next != chain.next || len(gw2.ring.Keys("default")) != 3 {
+			t.Errorf("%v: epoch %v, seals under %v, holds %d keys", e, gw2.epoch(), gw2.sendKey(), len(gw2.ring.Keys("default")))
+		}
 	}
 }
 

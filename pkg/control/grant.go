@@ -25,6 +25,7 @@ type GrantBody []GrantGroup
 type GrantGroup struct {
 	Name       string
 	Generation uint64
+	Founder    string      // the keeper that began the generation
 	Next       uint64      // number of the epoch that KEK wraps: one above the newest in Keys
 	KEK        *crypto.KEK // never the one that wrapped an epoch already announced (F9)
 	Keys       []GrantKey  // newest first
@@ -41,7 +42,7 @@ type GrantKey struct {
 
 const (
 	grantItems      = 5
-	grantGroupItems = 5
+	grantGroupItems = 6
 	grantKeyItems   = 7
 	labelGrant      = "sealgate v1 grant"
 	maxSuperseded   = 2 * 366 * 24 * time.Hour
@@ -92,7 +93,8 @@ func (g GrantBody) Marshal() []byte {
 
 func (g *GrantGroup) append(b []byte) []byte {
 	b = dcbor.AppendText(dcbor.AppendArray(b, grantGroupItems), g.Name)
-	b = dcbor.AppendUint(dcbor.AppendUint(b, g.Generation), g.Next)
+	b = dcbor.AppendText(dcbor.AppendUint(b, g.Generation), g.Founder)
+	b = dcbor.AppendUint(b, g.Next)
 	b = dcbor.AppendBytes(b, g.KEK.Bytes())
 	b = dcbor.AppendArray(b, len(g.Keys))
 	for i := range g.Keys {
@@ -130,7 +132,7 @@ func ParseGrantBody(b []byte) (GrantBody, error) {
 
 func readGrantGroup(r *dcbor.Reader, left *int) (g GrantGroup) {
 	r.ArrayExact(grantGroupItems)
-	g.Name, g.Generation, g.Next = readGroup(r), readEpochValue(r), readEpochValue(r)
+	g.Name, g.Generation, g.Founder, g.Next = readGroup(r), readEpochValue(r), readName(r), readEpochValue(r)
 	var kek [crypto.SecretSize]byte
 	r.BytesExact(kek[:])
 	g.KEK, _ = crypto.KEKFrom(kek[:])

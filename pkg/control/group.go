@@ -23,9 +23,19 @@ type group struct {
 	member bool // may hold its keys
 	sender bool // may seal, and wants to
 	keeper bool // is one of its keepers
-	leader bool // is the keeper that mints
+	leader bool // mints and answers, at present
+
+	acting  crypto.Member // the keeper that leads, as its lease says; zero: none is known
+	leaseAt time.Duration // when it was last heard of
+	takeAt  time.Duration // of a keeper that does not lead: it takes over then, unless a lease comes before
+
+	freshAt time.Duration // when the last answer to this member's own nonce was asked for (F3)
+	renewAt time.Duration // a confirmation is asked for then
+	alone   bool          // the only keeper: nobody else can confirm anything
+	warned  bool          // that no answer has come for long
 
 	subscribed bool // to its announcements, in this session
+	seenCopy   bool // the broker has shown an announcement in this session
 
 	keys     []*key       // ascending: the newest last
 	lineages []*lineage   // KEKs, oldest first
@@ -36,6 +46,14 @@ type group struct {
 	ask      askState
 	unknown  unknownState
 	deferred []byte // an Epoch message that waits for the policy that it names
+
+	generation uint64        // the highest of a key held
+	born       time.Duration // when it began, as far as this member can tell
+
+	under   *policy.Signed // the policy of the newest key; nil: another than the one in force
+	shown   []byte         // of a keeper: the signed announcement of the newest epoch, its own or its predecessor's
+	wraps   []EpochWrap    // what shown announces, newest first
+	founder string         // of the generation of wraps
 
 	lead    leaderState           // of the leader
 	granted map[[32]byte]struct{} // of a keeper: certificates served in this generation
@@ -48,28 +66,34 @@ type key struct {
 	commitment   [32]byte
 	secret       *crypto.PayloadSecret
 	keeper       string        // who minted it
+	barred       bool          // its minter is revoked: it opens what was sealed, and seals no more
 	learned      time.Duration // when this member got it
 	activateAt   time.Duration // senders may use it from then on
 	supersededAt time.Duration // a newer one took over then: the history runs from here; never: it is the newest
 	confirmed    bool          // answered to this member's own nonce, or minted by itself (F3)
-	confirmedAt  time.Duration // when; the freshness limit will count from here
 	unannounced  bool          // minted here, and the broker has not yet echoed it
 	delay        time.Duration // of a key minted here: from its echo until senders may use it
 }
 
-// lineage is the KEK of one generation of one keeper, ratcheted to epoch next.
+// lineage is the KEK chain of one generation, ratcheted to epoch next. Whoever leads goes on with
+// the chain, so a generation bears its founder's name and not its minters'.
 type lineage struct {
 	generation uint64
-	keeper     string
+	founder    string
 	next       uint64 // the epoch that kek wraps
 	kek        *crypto.KEK
+
+	// The KEK of epoch next-1, until then: a second leader that has not heard of the first one's epoch
+	// mints another of the same number (spec 6.10). nil: erased, or never held.
+	prev      *crypto.KEK
+	prevUntil time.Duration
 }
 
 // errKnown is returned by add for a key that is held already.
 var errKnown = errors.New("key is held already")
 
 func newGroup(name string) *group {
-	g := &group{name: name, granted: make(map[[32]byte]struct{})}
+	g := &group{name: name, takeAt: never, renewAt: never, granted: make(map[[32]byte]struct{})}
 	g.ask.reset()
 	g.lead.reset()
 	return g
@@ -114,6 +138,12 @@ func (g *group) add(k *key) error {
 	if k.epoch.Compare(g.highest) > 0 {
 		g.highest = k.epoch
 	}
+	switch born := min(k.learned, k.supersededAt); {
+	case k.epoch.Generation > g.generation:
+		g.generation, g.born = k.epoch.Generation, born
+	case k.epoch.Generation == g.generation:
+		g.born = min(g.born, born)
+	}
 	if len(g.keys) > MaxKeysPerGroup {
 		g.keys = slices.Delete(g.keys, 0, len(g.keys)-MaxKeysPerGroup)
 	}
@@ -147,10 +177,10 @@ func (g *group) prune(now time.Duration) {
 	})
 }
 
-// lineage finds the KEK of a keeper's generation.
-func (g *group) lineage(generation uint64, keeper string) *lineage {
+// lineage finds the KEK of a founder's generation.
+func (g *group) lineage(generation uint64, founder string) *lineage {
 	for _, l := range g.lineages {
-		if l.generation == generation && l.keeper == keeper {
+		if l.generation == generation && l.founder == founder {
 			return l
 		}
 	}
@@ -160,9 +190,9 @@ func (g *group) lineage(generation uint64, keeper string) *lineage {
 // setLineage stores a KEK, unless the one held has been ratcheted further. The lowest
 // generations make room.
 func (g *group) setLineage(n *lineage) {
-	if old := g.lineage(n.generation, n.keeper); old != nil {
-		if old.next < n.next {
-			old.kek.Erase()
+	if old := g.lineage(n.generation, n.founder); old != nil {
+		if old.next <= n.next && !old.kek.Equal(n.kek) {
+			old.erase()
 			old.next, old.kek = n.next, n.kek
 		}
 		return
@@ -170,27 +200,53 @@ func (g *group) setLineage(n *lineage) {
 	g.lineages = append(g.lineages, n)
 	slices.SortStableFunc(g.lineages, func(a, b *lineage) int { return cmp.Compare(a.generation, b.generation) })
 	if len(g.lineages) > MaxLineages {
-		g.lineages[0].kek.Erase()
+		g.lineages[0].erase()
 		g.lineages = slices.Delete(g.lineages, 0, 1)
 	}
 }
 
-// ratchet moves the KEK on to epoch number and erases what it passes (F9).
-func (l *lineage) ratchet(group string, number uint64) {
+// ratchet moves the KEK on to epoch number. It erases what it passes (F9), the last one after KEKGrace.
+func (l *lineage) ratchet(group string, number uint64, now time.Duration) {
 	for l.next < number {
-		next := l.kek.Ratchet(group)
-		l.kek.Erase()
-		l.kek = next
+		l.prev.Erase()
+		l.prev, l.prevUntil = l.kek, now+KEKGrace
+		l.kek = l.kek.Ratchet(group)
 		l.next++
 	}
+}
+
+// expire erases the KEK before the last when its grace has ended.
+func (l *lineage) expire(now time.Duration) {
+	if l.prev != nil && l.prevUntil <= now {
+		l.prev.Erase()
+		l.prev = nil
+	}
+}
+
+func (l *lineage) erase() {
+	l.kek.Erase()
+	l.prev.Erase()
+	l.prev = nil
+}
+
+// newestChain is the KEK that wraps the epoch after the highest known: with it a keeper goes on where
+// another has ended. nil: this member does not hold it.
+func (g *group) newestChain() *lineage {
+	for _, l := range g.lineages {
+		if k := g.newest(); k != nil && l.generation == k.epoch.Generation && l.next == k.epoch.Number+1 && k.epoch == g.highest {
+			return l
+		}
+	}
+	return nil
 }
 
 // erase drops everything secret: the member takes no more part in the group.
 func (g *group) erase() {
 	for _, l := range g.lineages {
-		l.kek.Erase()
+		l.erase()
 	}
 	g.lineages, g.keys, g.sending, g.deferred = nil, nil, nil, nil
+	g.under, g.shown, g.wraps = nil, nil, nil
 	g.lead.reset()
 	clear(g.granted)
 }

@@ -54,13 +54,13 @@ func TestLineages(t *testing.T) {
 	g := newGroup("default")
 	kek := func() *crypto.KEK { k, _ := crypto.NewKEK(w.rand); return k }
 	ahead := kek()
-	g.setLineage(&lineage{generation: 1, keeper: "gw1", next: 9, kek: ahead})
-	g.setLineage(&lineage{generation: 1, keeper: "gw1", next: 5, kek: kek()})
+	g.setLineage(&lineage{generation: 1, founder: "gw1", next: 9, kek: ahead})
+	g.setLineage(&lineage{generation: 1, founder: "gw1", next: 5, kek: kek()})
 	if l := g.lineage(1, "gw1"); l.next != 9 || l.kek != ahead {
 		t.Error("an older KEK took the place of a newer one")
 	}
 	for i := range uint64(3 * MaxLineages) {
-		g.setLineage(&lineage{generation: i + 2, keeper: "gw1", next: 1, kek: kek()})
+		g.setLineage(&lineage{generation: i + 2, founder: "gw1", next: 1, kek: kek()})
 	}
 	if len(g.lineages) != MaxLineages || ahead.Bytes() != nil {
 		t.Errorf("%d KEKs held; the dropped one erased: %v", len(g.lineages), ahead.Bytes() == nil)
@@ -128,7 +128,7 @@ func TestLeaderStepsDown(t *testing.T) {
 	keys := KeysTopic(testPrefix, "default")
 	w.drop = func(_ *node, topic string) bool { return topic == keys }
 	w.rotate()
-	w.publishPolicy(w.nextPolicy(func(d *policy.Document) { d.Groups[0].Keepers = []string{"gw2", "gw1"} }))
+	w.publishPolicy(w.nextPolicy(func(d *policy.Document) { d.Groups[0].Keepers = []string{"gw2"} }))
 	w.run(10 * time.Millisecond)
 	for _, k := range gw1.m.groups["default"].keys {
 		if k.unannounced {

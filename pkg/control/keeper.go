@@ -11,9 +11,9 @@ import (
 	"sealgate/pkg/policy"
 )
 
-// The answering side: Hellos in, Grants and Confirms out, at a bounded rate. Only a
-// group's leader answers for it. The others hold its keys too, and will answer when they
-// take over; until that is built they leave Hellos alone.
+// The answering side: Hellos in, Grants and Confirms out, at a bounded rate. A group's leader
+// answers everybody. The other keepers answer only each other: so one that has restarted gets the
+// history back, and a leader learns that it is not alone with the broker.
 
 // keeperState is what a keeper remembers of those who ask.
 type keeperState struct {
@@ -81,10 +81,15 @@ func (m *Machine) mayHold(def *policy.Group, who crypto.Member) bool {
 	return !m.policy.Document.Revoked(who) && (def.MayRead(who) || def.MayPublish(who) || def.Keeper(who))
 }
 
-// leadsAny reports whether this member leads a group: the others need not even verify a Hello.
-func (m *Machine) leadsAny() bool {
+// answers reports whether this member answers who about the group: now, or soon.
+func (m *Machine) answers(g *group, who crypto.Member) bool {
+	return g.leader || g.expects(m.now.Mono) || g.keeper && g.newestChain() != nil && g.def.Keeper(who)
+}
+
+// keepsAny reports whether this member keeps a group: the others need not even verify a Hello.
+func (m *Machine) keepsAny() bool {
 	for _, g := range m.groups {
-		if g.leader {
+		if g.keeper {
 			return true
 		}
 	}
@@ -134,8 +139,16 @@ func (m *Machine) queueHello(h *Hello, from crypto.Member, msg []byte) error {
 	refused := false
 	for _, hg := range h.Groups {
 		g := m.groups[hg.Name]
-		if g == nil || !g.leader {
+		if g == nil || !m.answers(g, from) {
 			continue
+		}
+		if g.leader && g.def.Keeper(from) {
+			m.lease.at = m.now.Mono // it should know at once who leads
+			if k := g.announced(); k != nil && hg.Number > 0 && hg.Number < k.epoch.Number {
+				// It listens, and has not heard of the newest: nor have those around it. And perhaps it led meanwhile.
+				m.announceSoon(g)
+				m.triggerKeys(g, crypto.Epoch{Generation: hg.Generation, Number: hg.Number})
+			}
 		}
 		if !m.mayHold(g.def, from) || h.Want == WantConfirm && !g.def.MayPublish(from) {
 			refused = true
@@ -145,13 +158,14 @@ func (m *Machine) queueHello(h *Hello, from crypto.Member, msg []byte) error {
 			m.alarm(Event{Kind: KindHello, Result: ResultNote, Group: g.name, From: label(from),
 				Detail: fmt.Sprintf("knows generation %d, epoch %d: above ours; the next generation goes above it", hg.Generation, hg.Number)})
 		}
+		m.postpone(g)
 		mine = append(mine, hg)
 	}
 	switch {
 	case len(mine) == 0 && refused:
 		return ErrNotEntitled
 	case len(mine) == 0:
-		m.event(Event{Kind: KindHello, Result: ResultIgnored, From: label(from), Detail: "leads none of its groups"})
+		m.event(Event{Kind: KindHello, Result: ResultIgnored, From: label(from), Detail: "answers for none of its groups"})
 		return nil
 	}
 	kept := *h
@@ -223,7 +237,13 @@ func (m *Machine) runKeeper() {
 func (m *Machine) held(p *pendingHello) bool {
 	return slices.ContainsFunc(p.hello.Groups, func(hg HelloGroup) bool {
 		g := m.groups[hg.Name]
-		return g != nil && g.leader && (g.lead.chain == nil || g.newest().unannounced)
+		switch {
+		case g == nil:
+			return false
+		case g.leader:
+			return g.lead.chain == nil || g.newest().unannounced
+		}
+		return g.expects(m.now.Mono) && !g.def.Keeper(p.from)
 	})
 }
 
@@ -233,8 +253,8 @@ func (m *Machine) serve(p *pendingHello) {
 	quota := max(2, MaxGrantKeys/len(p.hello.Groups))
 	for _, hg := range p.hello.Groups {
 		g := m.groups[hg.Name]
-		if g == nil || !g.leader || !m.mayHold(g.def, p.from) {
-			continue // the policy has changed since
+		if g == nil || !m.answers(g, p.from) || !m.mayHold(g.def, p.from) || g.newestChain() == nil {
+			continue // the policy has changed since, or who leads
 		}
 		body = append(body, m.grantGroup(g, p.from, quota))
 	}
@@ -258,7 +278,8 @@ func (m *Machine) serve(p *pendingHello) {
 // history, others only what they need to seal.
 func (m *Machine) grantGroup(g *group, who crypto.Member, quota int) GrantGroup {
 	now := m.now.Mono
-	out := GrantGroup{Name: g.name, Generation: g.lead.chain.generation, Next: g.lead.chain.next, KEK: g.lead.chain.kek}
+	chain := g.newestChain()
+	out := GrantGroup{Name: g.name, Generation: chain.generation, Founder: chain.founder, Next: chain.next, KEK: chain.kek}
 	history := g.def.MayRead(who) || g.def.Keeper(who)
 	for i := len(g.keys) - 1; i >= 0 && len(out.Keys) < quota; i-- {
 		k := g.keys[i]
@@ -310,12 +331,12 @@ func (m *Machine) confirmBatch(batch []*pendingHello) {
 		c.Nonces = append(c.Nonces, p.hello.Nonce)
 		for _, hg := range p.hello.Groups {
 			g := m.groups[hg.Name]
-			if g == nil || named[hg.Name] || !g.leader || g.lead.chain == nil {
+			if g == nil || named[hg.Name] || !m.answers(g, p.from) || g.newest() == nil {
 				continue
 			}
 			named[hg.Name] = true
-			w := &g.lead.wraps[0]
-			c.Groups = append(c.Groups, ConfirmGroup{Name: g.name, Generation: g.lead.chain.generation, Number: w.Number, Commitment: w.Wrap.Commitment})
+			k := g.newest()
+			c.Groups = append(c.Groups, ConfirmGroup{Name: g.name, Generation: k.epoch.Generation, Number: k.epoch.Number, Commitment: k.commitment})
 		}
 	}
 	if len(c.Groups) == 0 {

@@ -10,14 +10,15 @@ import (
 // key of a group seals.
 
 // sendKey chooses the key that this member seals under at now: the highest that is
-// confirmed (F3), active and announced. nil: nothing may be sealed.
+// confirmed (F3), active and announced. nil: nothing may be sealed, for there is none, or its minter
+// is revoked, or no keeper has confirmed anything for too long.
 func (g *group) sendKey(now time.Duration) *key {
-	if !g.sender {
+	if !g.sender || g.lapse() <= now {
 		return nil
 	}
 	for i := len(g.keys) - 1; i >= 0; i-- {
 		if k := g.keys[i]; k.confirmed && !k.unannounced && k.activateAt <= now {
-			if g.authorityEnd(i) <= now {
+			if k.barred || g.authorityEnd(i) <= now {
 				return nil
 			}
 			return k
@@ -29,9 +30,6 @@ func (g *group) sendKey(now time.Duration) *key {
 // authorityEnd is when the authority to seal under keys[i] lapses: a newer epoch has been
 // active for the policy's freshness limit, and no keeper has confirmed it to us. Until then
 // the older one goes on being used, because an outage would be worse than a late switch (spec 6.4).
-//
-// The freshness limit proper (no confirmation at all for that long) belongs here too: it is
-// k.confirmedAt + Freshness, with a Hello for a Confirm in good time before. It is not built yet.
 func (g *group) authorityEnd(i int) time.Duration {
 	for _, newer := range g.keys[i+1:] {
 		if !newer.confirmed {
@@ -44,12 +42,17 @@ func (g *group) authorityEnd(i int) time.Duration {
 // keysDue is the next moment at which the keyring changes by itself.
 func (g *group) keysDue(now time.Duration) time.Duration {
 	due := never
+	for _, l := range g.lineages {
+		if l.prev != nil {
+			due = min(due, l.prevUntil)
+		}
+	}
 	for i, k := range g.keys {
 		if g.sender && k.confirmed && !k.unannounced && k.activateAt > now {
 			due = min(due, k.activateAt)
 		}
 		if k == g.sending {
-			due = min(due, g.authorityEnd(i))
+			due = min(due, g.authorityEnd(i), g.lapse(), g.warnAt())
 			continue
 		}
 		if end := g.end(k); end != never {
@@ -63,11 +66,15 @@ func (g *group) keysDue(now time.Duration) time.Duration {
 func (m *Machine) refreshKeys() {
 	now := m.now.Mono
 	for _, g := range m.ordered() {
+		for _, l := range g.lineages {
+			l.expire(now)
+		}
 		before := len(g.keys)
 		if send := g.sendKey(now); send != g.sending {
 			g.sending, m.keysChanged = send, true
 			m.noteSending(g)
 		}
+		m.warnStale(g)
 		if g.prune(now); len(g.keys) != before {
 			m.keysChanged = true
 		}
@@ -107,7 +114,10 @@ func (m *Machine) noteSending(g *group) {
 	case g.sending != nil:
 		m.note(g, "seals under epoch "+g.sending.epoch.String())
 	case g.sender && len(g.keys) > 0 && g.newest().activateAt <= m.now.Mono && !g.newest().unannounced:
-		m.alarm(Event{Kind: KindConfirm, Result: ResultNote, Group: g.name,
-			Detail: "no keeper confirms the current epoch: nothing of this group leaves until one does"})
+		why := "no keeper confirms the current epoch"
+		if g.newest().barred {
+			why = "the keeper that made the current epoch is revoked"
+		}
+		m.alarm(Event{Kind: KindConfirm, Result: ResultNote, Group: g.name, Detail: why + ": nothing of this group leaves until another keeper does its part"})
 	}
 }

@@ -9,57 +9,22 @@ import (
 	"sealgate/pkg/policy"
 )
 
-// The minting side. The leader of a group is the first of its keepers in the policy. Takeover by the
-// others when it falls silent is not built yet: it will change who [group.leader] is, and
-// nothing else here.
+// The minting side: what the keeper does that leads a group. takeover.go decides which one that is.
 
-// leaderState is what a leader remembers of a group.
+// leaderState is what a leader remembers of its term.
 type leaderState struct {
-	chain       *lineage       // its own KEK; nil: no generation begun
-	wraps       []EpochWrap    // of this generation, newest first
-	policy      *policy.Signed // in force when it last minted
-	message     []byte         // the signed announcement
-	bootAt      time.Duration  // start the first generation then
-	rotateAt    time.Duration  // the next scheduled epoch
-	announceAt  time.Duration  // publish the announcement again, unless the broker shows it before
-	announcedAt time.Duration  // when it last was published
-	tries       int            // publications of message
-	jumpedAt    time.Duration  // when a report last caused a generation
-	jumpDue     bool           // a report of a higher epoch waits for its turn
+	chain       *lineage      // the KEK it goes on with, one of the group's; nil: no generation begun
+	bootAt      time.Duration // start a generation then
+	rotateAt    time.Duration // the next scheduled epoch
+	announceAt  time.Duration // publish the announcement again, unless the broker shows it before
+	announcedAt time.Duration // when it last was published
+	tries       int           // publications of the announcement
+	jumpedAt    time.Duration // when a report last caused a generation
+	jumpAt      time.Duration // a report of a higher epoch waits for its turn
 }
 
 func (l *leaderState) reset() {
-	if l.chain != nil {
-		l.chain.kek.Erase()
-	}
-	*l = leaderState{bootAt: never, rotateAt: never, announceAt: never, announcedAt: -EchoWait, jumpedAt: -ReportInterval}
-}
-
-// startLeading begins a session, or a term, as leader.
-func (m *Machine) startLeading(g *group) {
-	switch {
-	case g.lead.chain != nil:
-		g.lead.announceAt, g.lead.tries = m.now.Mono+CopyWait, 0
-	case g.highest != (crypto.Epoch{}):
-		g.lead.bootAt = m.now.Mono // it was a member until now and knows where to go on
-	default:
-		g.lead.bootAt = m.now.Mono + BootstrapWait
-	}
-}
-
-func (m *Machine) leaderDue(g *group) time.Duration {
-	if !g.leader || m.policy == nil {
-		return never
-	}
-	l := &g.lead
-	due := min(l.bootAt, l.announceAt)
-	if l.chain != nil {
-		due = min(due, l.rotateAt)
-		if l.jumpDue {
-			due = min(due, l.jumpedAt+ReportInterval)
-		}
-	}
-	return due
+	*l = leaderState{bootAt: never, rotateAt: never, announceAt: never, jumpAt: never, announcedAt: -EchoWait, jumpedAt: -ReportInterval}
 }
 
 // runLeader does what is due for a group that this member leads.
@@ -71,19 +36,37 @@ func (m *Machine) runLeader(g *group) {
 	switch {
 	case l.chain == nil:
 		if l.bootAt <= now {
-			m.mint(g, true, "first generation")
+			m.mint(g, true, "first generation of its term")
 		}
-	case l.jumpDue && l.jumpedAt+ReportInterval <= now:
+	case l.jumpAt <= now:
 		l.jumpedAt = now
 		m.mint(g, true, "a member knows a higher epoch")
-	case l.policy.Hash != m.policy.Hash:
-		m.mint(g, accessChanged(l.policy.Document, m.policy.Document, g.name), "new policy")
+	case g.under == nil || g.under.Hash != m.policy.Hash:
+		m.mint(g, g.under == nil || accessChanged(g.under.Document, m.policy.Document, g.name), "new policy")
 	case l.rotateAt <= now:
-		m.mint(g, false, "scheduled rotation")
+		m.mint(g, now-g.born >= GenerationMaxAge, "scheduled rotation")
+	case l.announceAt <= now && g.shown == nil:
+		m.mint(g, false, "the broker has no announcement")
 	}
-	if l.announceAt <= now && l.message != nil {
+	if l.announceAt <= now && g.shown != nil {
 		m.announce(g)
 	}
+}
+
+// leaderDue is when a keeper wants to mint, announce or take over.
+func (m *Machine) leaderDue(g *group) time.Duration {
+	switch {
+	case !g.keeper || m.policy == nil:
+		return never
+	case !g.leader:
+		return g.takeAt
+	}
+	l := &g.lead
+	due := min(l.bootAt, l.announceAt)
+	if l.chain != nil {
+		due = min(due, l.rotateAt, l.jumpAt)
+	}
+	return due
 }
 
 // accessChanged reports whether who may hold the group's keys differs between two policies, in
@@ -103,8 +86,10 @@ func (m *Machine) Rotate(now Time, group string) error {
 	switch {
 	case g == nil:
 		err = ErrNoGroup
+	case g.expects(m.now.Mono):
+		err = ErrNotReady
 	case !g.leader:
-		err = fmt.Errorf("%w: ask %s", ErrNotLeader, g.def.Keepers[0])
+		err = fmt.Errorf("%w: ask %s", ErrNotLeader, g.leaderName())
 	case !m.connected:
 		err = ErrNotConnected
 	case g.lead.chain == nil:
@@ -141,7 +126,7 @@ func (m *Machine) mint(g *group, fresh bool, why string) error {
 		if l.chain == nil {
 			l.bootAt = m.now.Mono + RepublishInterval // try again; nothing leaves until then
 		} else {
-			l.policy, l.jumpDue = m.policy, false
+			g.under, l.jumpAt, l.announceAt = m.policy, never, never
 		}
 		return err
 	}
@@ -167,7 +152,7 @@ func (m *Machine) mintNext(g *group, fresh bool) error {
 		if err != nil {
 			return err
 		}
-		chain = &lineage{generation: e.Generation, keeper: m.self.Name, next: e.Number, kek: kek}
+		chain = &lineage{generation: e.Generation, founder: m.self.Name, next: e.Number, kek: kek}
 	}
 	k, err := m.drawKey(g, e)
 	if err != nil {
@@ -177,32 +162,47 @@ func (m *Machine) mintNext(g *group, fresh bool) error {
 	if err != nil {
 		return err
 	}
-	if k.delay = g.def.ActivateAfter; g.sendable(now) == nil {
+	announced := m.activation(g, fresh)
+	if k.delay = announced; g.sendable(now) == nil {
 		k.delay = min(k.delay, FirstActivation)
 	}
 	k.activateAt = now + k.delay
-	if fresh && l.chain != nil {
-		l.chain.kek.Erase()
-	}
-	if fresh {
-		l.wraps = nil
-		clear(g.granted)
-	}
-	chain.ratchet(g.name, e.Number+1)
-	l.chain, l.policy, l.jumpDue = chain, m.policy, false
-	l.wraps = slices.Insert(l.wraps, 0, EpochWrap{Number: e.Number, ActivateAfter: g.def.ActivateAfter, Wrap: wrap})
-	l.wraps = l.wraps[:min(len(l.wraps), MaxWraps)]
 	if err := g.add(k); err != nil {
 		return err
 	}
+	if fresh {
+		g.setLineage(chain)
+		clear(g.granted)
+	}
+	if len(g.wraps) == 0 || g.founder != chain.founder || fresh || g.wraps[0].Number+1 != e.Number {
+		g.wraps, g.founder = nil, chain.founder
+	}
+	chain.ratchet(g.name, e.Number+1, now)
+	l.chain, l.jumpAt, g.under = chain, never, m.policy
+	if g.freshAt == 0 {
+		g.freshAt = now // the first of its keys: nobody could have confirmed any
+		m.startFreshness(g)
+	}
+	g.wraps = slices.Insert(slices.Clone(g.wraps), 0, EpochWrap{Number: e.Number, Minter: m.self.Name, ActivateAfter: announced, Wrap: wrap})
+	g.wraps = g.wraps[:min(len(g.wraps), MaxWraps)]
 	m.keysChanged = true
 	return m.signAnnouncement(g)
+}
+
+// activation is the delay from an announcement until senders switch. A generation that has no
+// hurry gives the keeper time to hand its KEK to everybody first.
+func (m *Machine) activation(g *group, fresh bool) time.Duration {
+	d := g.def.ActivateAfter
+	if planned := g.under != nil && g.under.Hash == m.policy.Hash; fresh && planned && g.sendable(m.now.Mono) != nil {
+		d = max(d, 2*time.Duration(len(g.granted))*time.Second/time.Duration(m.cfg.GrantRate))
+	}
+	return min(d, MaxDelay)
 }
 
 // sendable is the newest key that somebody may seal under at now.
 func (g *group) sendable(now time.Duration) *key {
 	for i := len(g.keys) - 1; i >= 0; i-- {
-		if k := g.keys[i]; k.activateAt <= now && !k.unannounced {
+		if k := g.keys[i]; k.activateAt <= now && !k.unannounced && !k.barred {
 			return k
 		}
 	}
@@ -217,7 +217,7 @@ func (m *Machine) drawKey(g *group, e crypto.Epoch) (*key, error) {
 			return nil, err
 		}
 		k := &key{epoch: e, secret: secret, commitment: crypto.Commitment(secret, g.name), keeper: m.self.Name, learned: m.now.Mono,
-			supersededAt: never, confirmed: true, confirmedAt: m.now.Mono, unannounced: true}
+			supersededAt: never, confirmed: true, unannounced: true}
 		k.id = crypto.KeyID(k.commitment[:4])
 		if !slices.ContainsFunc(g.keys, func(old *key) bool { return old.id == k.id }) {
 			return k, nil
@@ -229,12 +229,12 @@ func (m *Machine) drawKey(g *group, e crypto.Epoch) (*key, error) {
 // signAnnouncement makes the Epoch message for what the leader has minted.
 func (m *Machine) signAnnouncement(g *group) error {
 	l := &g.lead
-	e := EpochMessage{Group: g.name, PolicyVersion: l.policy.Document.Version, PolicyHash: l.policy.Hash, Generation: l.chain.generation, Wraps: l.wraps}
+	e := EpochMessage{Group: g.name, PolicyVersion: m.policy.Document.Version, PolicyHash: m.policy.Hash, Generation: l.chain.generation, Founder: l.chain.founder, Wraps: g.wraps}
 	msg, err := m.cfg.Identity.Sign(e.Marshal(), string(KindEpoch))
 	if err != nil {
 		return fmt.Errorf("signing the announcement: %w", err)
 	}
-	l.message, l.tries = msg, 0
+	g.shown, l.tries = msg, 0
 	return nil
 }
 
@@ -242,27 +242,33 @@ func (m *Machine) signAnnouncement(g *group) error {
 // not show it to us in time.
 func (m *Machine) announce(g *group) {
 	l := &g.lead
-	m.send(KindEpoch, KeysTopic(m.cfg.Prefix, g.name), l.message, true)
+	m.send(KindEpoch, KeysTopic(m.cfg.Prefix, g.name), g.shown, true)
 	l.announceAt = m.now.Mono + min(EchoWait<<min(l.tries, 8), RepublishInterval) + m.jitter(EchoWait/2)
 	l.announcedAt = m.now.Mono
 	l.tries++
 }
 
-// leaderSees handles an announcement that the leader itself receives: the echo of its own, or
-// what the broker retained before (spec 6.6).
-func (m *Machine) leaderSees(g *group, e *EpochMessage, from crypto.Member) {
+// announceSoon has the announcement published again, at most once each EchoWait.
+func (m *Machine) announceSoon(g *group) {
+	l := &g.lead
+	l.announceAt = min(l.announceAt, max(m.now.Mono+m.jitter(JoinJitter), l.announcedAt+EchoWait))
+}
+
+// leaderSees handles an announcement that the leader itself receives: the echo of its own, what
+// the broker retained before (spec 6.6), or another leader's (spec 6.10).
+func (m *Machine) leaderSees(g *group, e *EpochMessage, from crypto.Member, msg []byte) {
 	l := &g.lead
 	newest := e.Newest()
-	mine := l.chain != nil && l.chain.generation == e.Generation && from.Name == m.self.Name
 	switch own := g.find(e.Wraps[0].Wrap.Commitment); {
-	case mine && own != nil:
+	case own != nil && l.chain != nil && (from.Name == m.self.Name || own == g.newest()):
 		m.leaderEcho(g, own)
 	case e.PolicyVersion > m.policy.Document.Version && l.chain != nil:
 		m.event(Event{Kind: KindEpoch, Result: ResultDeferred, Group: g.name, From: label(from), Detail: fmt.Sprintf("waits for policy %d", e.PolicyVersion)})
+	case own == nil && l.chain != nil && from.Name != m.self.Name && m.rivalEpoch(g, e, from, msg):
 	case (l.chain == nil || newest.Compare(g.highest) > 0) && m.noteReport(g, newest.Generation, newest.Number, false):
 		m.event(Event{Kind: KindEpoch, Result: ResultAccepted, Group: g.name, From: label(from), Detail: "epoch " + newest.String() + " was announced before; goes on above it"})
 	case l.chain != nil:
-		l.announceAt = min(l.announceAt, max(m.now.Mono+m.jitter(JoinJitter), l.announcedAt+EchoWait))
+		m.announceSoon(g)
 		m.refuse(KindEpoch, g.name, from, fmt.Errorf("announced %v, current is %v: %w", newest, g.highest, ErrStale))
 	default:
 		m.event(Event{Kind: KindEpoch, Result: ResultIgnored, Group: g.name, From: label(from)})
@@ -296,7 +302,15 @@ func (m *Machine) noteReport(g *group, generation, number uint64, capped bool) b
 	}
 	g.reported.Generation = max(g.reported.Generation, generation)
 	g.reported.Number = max(g.reported.Number, number)
-	l.jumpDue = g.leader && l.chain != nil
+	if g.leader && l.chain != nil {
+		// Another keeper may hold the keys that were told of; then there is no need to go above them.
+		wait := time.Duration(0)
+		if len(g.def.Keepers) > 1 {
+			wait = AskWait
+			m.wantKeys(g, 0)
+		}
+		l.jumpAt = min(l.jumpAt, max(m.now.Mono+wait, l.jumpedAt+ReportInterval))
+	}
 	return true
 }
 
@@ -307,6 +321,7 @@ func (m *Machine) ReportEpoch(now Time, group string, e crypto.Epoch) {
 	m.at(now)
 	if g := m.groups[group]; g != nil {
 		m.noteReport(g, e.Generation, e.Number, true)
+		m.postpone(g)
 	}
 	m.settle()
 }

@@ -19,9 +19,16 @@ const (
 	RefillJitter       = 5 * time.Second         // Hello to fill a hole in the history: at random within
 	ConfirmBatch       = 200 * time.Millisecond  // a keeper gathers nonces this long for one signature
 	MemberInterval     = time.Second             // between two Grants of a keeper to the same member, in the long run
-	BootstrapWait      = time.Second             // a leader without keys listens this long before it starts a generation
+	BootstrapWait      = time.Second             // the first keeper, without keys, listens this long before it leads
+	AskWait            = 5 * time.Second         // the same when somebody has announced or reported an epoch: others may hold its keys
+	LeaseInterval      = 5 * time.Second         // between two leases of a leader, up to a tenth less
+	LeaseLife          = 12 * time.Second        // a leader not heard of for so long leads no more
+	KEKGrace           = time.Minute             // the KEK of the newest epoch is kept so long, for a second leader's epoch of that number
+	GenerationMaxAge   = 7 * 24 * time.Hour      // the scheduled rotation after that starts a new generation
+	ConfirmInterval    = 5 * time.Minute         // a sender has its authority renewed so often, or each twelfth of freshness if that is less
+	FreshnessWarning   = 15 * time.Minute        // alarm after so long without a confirmation, or a quarter of freshness if that is less
 	CopyWait           = 2 * time.Second         // a keeper waits this long for the broker's retained copy
-	RankDelay          = 2 * time.Second         // each lower rank waits this much longer before it republishes
+	RankDelay          = time.Second             // each lower rank waits this much longer before it takes over or republishes
 	RepublishInterval  = 30 * time.Second        // between two publications of the same policy by one keeper
 	EchoWait           = 3 * time.Second         // a leader repeats an announcement that the broker has not echoed; doubles
 	FirstActivation    = 1500 * time.Millisecond // activation delay of a leader that has no key to go on with
@@ -45,6 +52,7 @@ const (
 	MaxKeysPerGroup    = 1024                       // payload secrets held of a group; older ones go first
 	MaxGrantKeys       = 1536                       // payload secrets in one Grant
 	MaxLineages        = 4                          // KEKs held of a group
+	MaxBoots           = 8                          // earlier runs of a keeper whose leases are known as old
 	MaxAsks            = 16                         // Hellos of ours that may still be answered
 	MaxUnknownIDs      = 256                        // key ids in a group's negative cache (F16)
 	MaxAskedIDs        = 16                         // key ids remembered for one query

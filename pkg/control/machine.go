@@ -29,6 +29,10 @@ type Machine struct {
 	groups map[string]*group
 	order  []string // the policy's
 
+	lease     leaseState
+	startedAt time.Duration // of this session
+	endedAt   time.Duration // of the session before
+
 	asks   []*ask // our Hellos that may still be answered, oldest first
 	keeper keeperState
 
@@ -57,6 +61,10 @@ func New(cfg Config) (*Machine, error) {
 	m := &Machine{cfg: cfg, self: self, floor: cfg.Floor, groups: make(map[string]*group), counters: make(map[Counter]uint64)}
 	m.copy.reset()
 	m.keeper.init(cfg.GrantRate)
+	m.lease = leaseState{at: never, seen: make(map[string]*leaseSeen)}
+	if err := m.random(m.lease.boot[:]); err != nil {
+		return nil, fmt.Errorf("control: %w", err)
+	}
 	if p := cfg.Policy; p != nil {
 		if p.Document.Fleet != self.Fleet {
 			return nil, fmt.Errorf("control: the policy is for fleet %q, the identity of fleet %q", p.Document.Fleet, self.Fleet)
@@ -76,7 +84,7 @@ func New(cfg Config) (*Machine, error) {
 func (m *Machine) Connected(now Time) {
 	m.at(now)
 	m.dropSession()
-	m.connected = true
+	m.connected, m.startedAt = true, m.now.Mono
 	if err := m.random(m.inbox[:]); err != nil {
 		m.alarm(Event{Kind: KindHello, Result: ResultNote, Err: err})
 	}
@@ -96,7 +104,10 @@ func (m *Machine) Disconnected(now Time) {
 // dropSession forgets what was bound to the session: its inbox, the Hellos that could be
 // answered to it, and what was to be published.
 func (m *Machine) dropSession() {
-	m.connected = false
+	if m.connected {
+		m.endedAt = m.now.Mono
+	}
+	m.connected, m.lease.at = false, never
 	for _, a := range m.asks {
 		a.erase()
 	}
@@ -105,7 +116,7 @@ func (m *Machine) dropSession() {
 	m.out.Publish, m.out.Subscribe, m.out.Unsubscribe = nil, nil, nil
 	for _, g := range m.groups {
 		g.ask.reset()
-		g.subscribed = false
+		g.subscribed, g.seenCopy = false, false
 	}
 }
 
@@ -149,15 +160,19 @@ func (m *Machine) receiveInbox(payload []byte) {
 	}
 }
 
-// receiveControl takes what members tell keepers. The leaders' heartbeat will travel here too.
+// receiveControl takes what members tell keepers, and keepers each other.
 func (m *Machine) receiveControl(payload []byte) {
 	switch kindOf(payload) {
 	case KindHello:
-		if !m.leadsAny() {
-			m.event(Event{Kind: KindHello, Result: ResultIgnored, Detail: "leads no group"})
+		if !m.keepsAny() {
+			m.event(Event{Kind: KindHello, Result: ResultIgnored, Detail: "keeps no group"})
 			return
 		}
 		m.receiveHello(payload)
+	case KindLease:
+		if m.keepsAny() {
+			m.receiveLease(payload)
+		}
 	default:
 		m.refuse(KindUnknown, "", crypto.Member{}, ErrKind)
 	}
@@ -179,8 +194,11 @@ func (m *Machine) at(now Time) {
 func (m *Machine) settle() {
 	if m.connected && m.policy != nil {
 		for _, g := range m.ordered() {
+			m.runTakeover(g)
 			m.runLeader(g)
+			m.runFreshness(g)
 		}
+		m.runLease()
 		m.runKeeper()
 		m.runAsks()
 		m.runCopy()
@@ -194,11 +212,11 @@ func (m *Machine) Deadline() (time.Duration, bool) {
 	for _, g := range m.groups {
 		due = min(due, g.keysDue(m.now.Mono))
 		if m.connected {
-			due = min(due, g.ask.due(), g.unknown.due(), m.leaderDue(g))
+			due = min(due, g.ask.due(), g.unknown.due(), g.renewAt, m.leaderDue(g))
 		}
 	}
 	if m.connected && m.policy != nil {
-		due = min(due, m.asksDue(), m.keeper.due(m.now.Mono), m.copy.at)
+		due = min(due, m.asksDue(), m.keeper.due(m.now.Mono), m.copy.at, m.lease.at)
 	}
 	return due, due != never
 }

@@ -29,10 +29,18 @@ func (a *askState) due() time.Duration { return min(a.keysAt, a.confirmAt) }
 type ask struct {
 	want    Want
 	nonce   [16]byte
-	groups  []string // not yet answered
+	about   []string     // all groups of the Hello
+	groups  []askedGroup // those that some keeper may still answer about
 	key     *crypto.InboxKey
 	hello   []byte // the signed message
+	sent    time.Duration
 	expires time.Duration
+}
+
+// askedGroup is a group of a Hello with the keepers that have not answered about it.
+type askedGroup struct {
+	name    string
+	keepers []string
 }
 
 func (a *ask) erase() {
@@ -42,13 +50,29 @@ func (a *ask) erase() {
 	a.groups = nil
 }
 
-func (a *ask) answered(group string) {
-	a.groups = slices.DeleteFunc(a.groups, func(g string) bool { return g == group })
+// awaits reports whether the keeper may still answer about the group.
+func (a *ask) awaits(group, keeper string) bool {
+	return slices.ContainsFunc(a.groups, func(g askedGroup) bool { return g.name == group && slices.Contains(g.keepers, keeper) })
+}
+
+// answered notes a keeper's answer: each keeper has one for each group.
+func (a *ask) answered(group, keeper string) {
+	for i := range a.groups {
+		if g := &a.groups[i]; g.name == group {
+			g.keepers = slices.DeleteFunc(g.keepers, func(k string) bool { return k == keeper })
+		}
+	}
+	a.groups = slices.DeleteFunc(a.groups, func(g askedGroup) bool { return len(g.keepers) == 0 })
+}
+
+// otherKeepers are the keepers of the group beside this member.
+func (m *Machine) otherKeepers(g *group) []string {
+	return slices.DeleteFunc(slices.Clone(g.def.Keepers), func(k string) bool { return g.keeper && k == m.self.Name })
 }
 
 // wantKeys has a Hello for the group's keys sent after delay, or sooner if one is due sooner.
 func (m *Machine) wantKeys(g *group, delay time.Duration) {
-	if !g.member || g.leader || m.cfg.Keyless {
+	if !g.member || m.cfg.Keyless || g.keeper && len(g.def.Keepers) == 1 {
 		return
 	}
 	at := max(m.now.Mono+delay, g.ask.lastKeys+HelloBackoffMin)
@@ -60,7 +84,7 @@ func (m *Machine) wantKeys(g *group, delay time.Duration) {
 // wantConfirm has the newest epoch confirmed, at random within the first part of its
 // activation delay: the fleet's questions are spread, and a lost answer can be repeated in time.
 func (m *Machine) wantConfirm(g *group, k *key) {
-	if !g.sender || g.leader || k.confirmed {
+	if !g.sender || k.confirmed || g.keeper && len(g.def.Keepers) == 1 {
 		return
 	}
 	delay := max(k.activateAt-m.now.Mono, 0)
@@ -125,7 +149,7 @@ func (m *Machine) sayHello(want Want, groups []*group) {
 	if len(groups) == 0 {
 		return
 	}
-	a := &ask{want: want, expires: m.now.Mono + NonceLife}
+	a := &ask{want: want, sent: m.now.Mono, expires: m.now.Mono + NonceLife}
 	h := Hello{Want: want, Inbox: m.inbox, PolicyVersion: m.policy.Document.Version, PolicyHash: m.policy.Hash}
 	err := m.random(a.nonce[:])
 	if want == WantKeys && err == nil {
@@ -140,7 +164,8 @@ func (m *Machine) sayHello(want Want, groups []*group) {
 	h.Nonce = a.nonce
 	slices.SortFunc(groups, func(a, b *group) int { return compareNames(a.name, b.name) })
 	for _, g := range groups {
-		a.groups = append(a.groups, g.name)
+		a.about = append(a.about, g.name)
+		a.groups = append(a.groups, askedGroup{g.name, m.otherKeepers(g)})
 		h.Groups = append(h.Groups, HelloGroup{g.name, max(g.highest.Generation, g.reported.Generation), max(g.highest.Number, g.reported.Number)})
 	}
 	if a.hello, err = m.publish(KindHello, "", ControlTopic(m.cfg.Prefix), h.Marshal(), false); err != nil {
@@ -210,10 +235,12 @@ func (m *Machine) receiveGrant(msg []byte) {
 // openGrant decrypts a Grant for one of our Hellos. A sender that keeps none of the groups
 // asked about is turned away before any decryption.
 func (m *Machine) openGrant(a *ask, grant *Grant, from crypto.Member) (GrantBody, error) {
-	if !slices.ContainsFunc(a.groups, func(name string) bool {
-		g := m.groups[name]
-		return g != nil && g.def.Keeper(from)
-	}) {
+	keeps := slices.ContainsFunc(m.ordered(), func(g *group) bool { return g.def.Keeper(from) })
+	open := slices.ContainsFunc(a.groups, func(g askedGroup) bool { return slices.Contains(g.keepers, from.Name) })
+	switch {
+	case !open && keeps && m.hasAnswered(a, from):
+		return nil, ErrNonce
+	case !open:
 		return nil, ErrNotKeeper
 	}
 	if err := m.checkAnswerPolicy(grant.PolicyVersion, grant.PolicyHash); err != nil {
@@ -231,53 +258,68 @@ func (m *Machine) openGrant(a *ask, grant *Grant, from crypto.Member) (GrantBody
 func (m *Machine) takeGrant(a *ask, gg *GrantGroup, from crypto.Member) error {
 	g := m.groups[gg.Name]
 	switch {
-	case g == nil || !g.member || g.leader:
+	case g == nil || !g.member:
 		return ErrNotEntitled
 	case !g.def.Keeper(from):
 		return ErrNotKeeper
-	case !slices.Contains(a.groups, gg.Name):
+	case !a.awaits(gg.Name, from.Name):
 		return ErrNonce
 	}
 	newest := gg.Keys[0].Epoch
-	switch {
-	case newest.Compare(g.highest) < 0:
-		return fmt.Errorf("granted %v, known %v: %w", newest, g.highest, ErrStale)
-	case newest.PolicyVersion > m.policy.Document.Version:
+	if newest.PolicyVersion > m.policy.Document.Version {
 		return ErrPolicyAhead
 	}
 	if err := g.checkJump(newest, MaxGrantJump, MaxGrantJump); err != nil {
 		return err
 	}
-	a.answered(gg.Name)
-	g.ask.keysAt, g.ask.keysTries = never, 0
-	m.installKeys(g, gg, from)
-	g.setLineage(&lineage{generation: gg.Generation, keeper: from.Name, next: gg.Next, kek: gg.KEK})
-	g.unknown.answered(g, m.now.Mono)
+	a.answered(gg.Name, from.Name)
 	m.keysChanged = true
+	// A keeper that is behind, after a split, may still hold keys that nobody else has. They open
+	// messages; they neither confirm anything nor take this member back.
+	current := newest.Compare(g.highest) >= 0
+	if g.leader && newest.Compare(g.highest) > 0 {
+		m.stepDown(g, from, "granted "+newest.String()+", ours is "+g.highest.String())
+	}
+	m.installKeys(g, gg, from, current)
+	g.unknown.answered(g, m.now.Mono)
+	if !current {
+		return nil
+	}
+	g.ask.keysAt, g.ask.keysTries = never, 0
+	g.setLineage(&lineage{generation: gg.Generation, founder: gg.Founder, next: gg.Next, kek: gg.KEK})
+	m.fresh(g, a)
 	return nil
+}
+
+// hasAnswered reports whether a keeper of a group of the Hello is one that it no longer awaits.
+func (m *Machine) hasAnswered(a *ask, from crypto.Member) bool {
+	return slices.ContainsFunc(a.about, func(name string) bool {
+		g := m.groups[name]
+		return g != nil && g.def.Keeper(from)
+	})
 }
 
 // installKeys adds the granted secrets, oldest first. The Grant answers our own nonce, so it
 // confirms its newest epoch, and the one before while the newest is not yet active (F3).
 // A secret whose key id another live one has is left out (F10).
-func (m *Machine) installKeys(g *group, gg *GrantGroup, from crypto.Member) {
+func (m *Machine) installKeys(g *group, gg *GrantGroup, from crypto.Member, current bool) {
 	now := m.now.Mono
 	for i := len(gg.Keys) - 1; i >= 0; i-- {
 		gk := &gg.Keys[i]
 		k := &key{epoch: gk.Epoch, secret: gk.Secret, commitment: crypto.Commitment(gk.Secret, g.name), keeper: gk.Keeper,
-			learned: now, activateAt: now + gk.ActiveIn, supersededAt: never}
+			learned: now, activateAt: now + gk.ActiveIn, supersededAt: never, barred: m.isBarred(gk.Keeper)}
 		k.id = crypto.KeyID(k.commitment[:4])
-		if i > 0 {
+		if i > 0 || !current {
 			k.supersededAt = now - gk.SupersededBy
 		}
-		switch err := g.add(k); {
+		switch err := m.addKey(g, k); {
 		case errors.Is(err, errKnown):
 			k = g.find(k.commitment)
 		case err != nil:
 			m.refuse(KindGrant, g.name, from, err)
 			continue
 		}
-		if i == 0 || i == 1 && gg.Keys[0].ActiveIn > 0 {
+		if current && (i == 0 || i == 1 && gg.Keys[0].ActiveIn > 0) {
 			m.confirmed(g, k)
 		}
 	}
@@ -285,7 +327,7 @@ func (m *Machine) installKeys(g *group, gg *GrantGroup, from crypto.Member) {
 
 // confirmed marks a key as confirmed now, and ends the asking if it is the newest.
 func (m *Machine) confirmed(g *group, k *key) {
-	k.confirmed, k.confirmedAt = true, m.now.Mono
+	k.confirmed = true
 	if k == g.newest() {
 		g.ask.confirmAt, g.ask.confirmTries = never, 0
 	}
@@ -319,7 +361,7 @@ func (m *Machine) receiveConfirm(msg []byte) {
 	}
 	for i := range c.Groups {
 		cg := &c.Groups[i]
-		if !slices.Contains(a.groups, cg.Name) {
+		if !slices.Contains(a.about, cg.Name) {
 			continue // for another member of the batch
 		}
 		if err := m.takeConfirm(a, cg, from); err != nil {
@@ -336,7 +378,10 @@ func (m *Machine) takeConfirm(a *ask, cg *ConfirmGroup, from crypto.Member) erro
 	if !g.def.Keeper(from) {
 		return ErrNotKeeper
 	}
-	a.answered(cg.Name)
+	if !a.awaits(cg.Name, from.Name) {
+		return ErrNonce
+	}
+	a.answered(cg.Name, from.Name)
 	k := g.find(cg.Commitment)
 	if k == nil || k.epoch.Generation != cg.Generation || k.epoch.Number != cg.Number {
 		m.wantKeys(g, 0)
@@ -344,6 +389,7 @@ func (m *Machine) takeConfirm(a *ask, cg *ConfirmGroup, from crypto.Member) erro
 		return nil
 	}
 	m.confirmed(g, k)
+	m.fresh(g, a)
 	m.event(Event{Kind: KindConfirm, Result: ResultAccepted, Group: g.name, From: label(from), Detail: "epoch " + k.epoch.String() + " is current"})
 	return nil
 }
@@ -351,7 +397,7 @@ func (m *Machine) takeConfirm(a *ask, cg *ConfirmGroup, from crypto.Member) erro
 // receiveEpoch takes an announcement (spec 6.3).
 func (m *Machine) receiveEpoch(name string, msg []byte) {
 	g := m.groups[name]
-	if g == nil || !g.member && !g.keeper || m.cfg.Keyless {
+	if g == nil || !g.member || m.cfg.Keyless {
 		m.event(Event{Kind: KindEpoch, Result: ResultIgnored, Group: name, Detail: "takes no part in the group"})
 		return
 	}
@@ -367,15 +413,30 @@ func (m *Machine) receiveEpoch(name string, msg []byte) {
 	if err == nil && e.Group != name {
 		err = ErrTopic
 	}
+	if err == nil {
+		err = g.checkMinters(e)
+	}
 	if err != nil {
 		m.refuse(KindEpoch, name, from, err)
 		return
 	}
+	g.seenCopy = true
 	if g.leader {
-		m.leaderSees(g, e, from)
+		m.leaderSees(g, e, from, msg)
 		return
 	}
+	m.candidateSees(g, e)
 	m.takeEpoch(g, e, from, msg)
+}
+
+// checkMinters refuses an announcement with an epoch of somebody whom the policy lists as no keeper.
+func (g *group) checkMinters(e *EpochMessage) error {
+	for i := range e.Wraps {
+		if _, ok := g.def.Rank(e.Wraps[i].Minter); !ok {
+			return fmt.Errorf("epoch %d by %s: %w", e.Wraps[i].Number, e.Wraps[i].Minter, ErrNotKeeper)
+		}
+	}
+	return nil
 }
 
 // takeEpoch accepts, defers or refuses a listed keeper's announcement.
@@ -394,9 +455,11 @@ func (m *Machine) takeEpoch(g *group, e *EpochMessage, from crypto.Member, msg [
 	}
 	switch newest := e.Newest(); {
 	case g.find(e.Wraps[0].Wrap.Commitment) != nil && newest.Compare(g.highest) == 0:
+		m.keepShown(g, e, msg)
 		m.event(Event{Kind: KindEpoch, Result: ResultIgnored, Group: g.name, From: label(from), Detail: "epoch " + newest.String() + " is known"})
 		return
 	case newest.Compare(g.highest) < 0:
+		m.takeSpare(g, e)
 		m.refuse(KindEpoch, g.name, from, fmt.Errorf("announced %v, known %v: %w", newest, g.highest, ErrStale))
 		return
 	}
@@ -405,7 +468,9 @@ func (m *Machine) takeEpoch(g *group, e *EpochMessage, from crypto.Member, msg [
 		m.triggerKeys(g, e.Newest())
 		return
 	}
-	m.unwrapEpochs(g, e, from)
+	if m.unwrapEpochs(g, e, from) {
+		m.keepShown(g, e, msg)
+	}
 }
 
 // triggerKeys asks for keys because of an announcement, once for each.
@@ -416,58 +481,96 @@ func (m *Machine) triggerKeys(g *group, e crypto.Epoch) {
 	}
 }
 
-// unwrapEpochs opens the announced epochs that are new, oldest first.
-func (m *Machine) unwrapEpochs(g *group, e *EpochMessage, from crypto.Member) {
-	l := g.lineage(e.Generation, from.Name)
-	if l == nil || e.Wraps[0].Number < l.next {
-		m.event(Event{Kind: KindEpoch, Result: ResultIgnored, Group: g.name, From: label(from), Detail: fmt.Sprintf("no KEK of generation %d yet; asks for it", e.Generation)})
+// unwrapEpochs opens the announced epochs that are new, oldest first, and reports whether the newest
+// of them is held now.
+func (m *Machine) unwrapEpochs(g *group, e *EpochMessage, from crypto.Member) bool {
+	l := g.lineage(e.Generation, e.Founder)
+	if l == nil || !l.opens(e.Wraps[0].Number) {
+		m.event(Event{Kind: KindEpoch, Result: ResultIgnored, Group: g.name, From: label(from), Detail: fmt.Sprintf("no KEK of epoch %v; asks for it", e.Newest())})
 		m.triggerKeys(g, e.Newest())
-		return
+		return false
 	}
 	if oldest := e.Wraps[len(e.Wraps)-1].Number; oldest > l.next {
 		m.wantKeys(g, m.jitter(RefillJitter)) // epochs in between are missing
 	}
 	for i := len(e.Wraps) - 1; i >= 0; i-- {
-		if e.Wraps[i].Number < l.next {
+		w := &e.Wraps[i]
+		if !l.opens(w.Number) || g.find(w.Wrap.Commitment) != nil {
 			continue
 		}
-		if err := m.unwrapOne(g, l, e, &e.Wraps[i]); err != nil {
+		if err := m.unwrapOne(g, l, e, w); err != nil {
 			m.refuse(KindEpoch, g.name, from, err)
 			m.triggerKeys(g, e.Newest())
-			return
+			return false
 		}
 	}
 	m.keysChanged = true
 	m.event(Event{Kind: KindEpoch, Result: ResultAccepted, Group: g.name, From: label(from), Detail: "epoch " + e.Newest().String()})
 	m.wantConfirm(g, g.newest())
+	return true
+}
+
+// takeSpare opens an announcement that is behind, of a second leader, while the KEK of its number is still there.
+func (m *Machine) takeSpare(g *group, e *EpochMessage) {
+	l, w := g.lineage(e.Generation, e.Founder), &e.Wraps[0]
+	if l == nil || !l.opens(w.Number) || g.find(w.Wrap.Commitment) != nil {
+		return
+	}
+	if m.unwrapOne(g, l, e, w) == nil {
+		m.keysChanged = true
+	}
+}
+
+// opens reports whether the KEK of epoch number is held, or can be made of the one held.
+func (l *lineage) opens(number uint64) bool {
+	return number >= l.next || number+1 == l.next && l.prev != nil
 }
 
 func (m *Machine) unwrapOne(g *group, l *lineage, e *EpochMessage, w *EpochWrap) error {
-	if w.Number-l.next > MaxNumberJump {
+	if w.Number > l.next && w.Number-l.next > MaxNumberJump {
 		return fmt.Errorf("epoch %d with a KEK for %d: %w", w.Number, l.next, ErrJump)
 	}
+	context := crypto.WrapContext{Fleet: m.self.Fleet, Group: g.name, Generation: e.Generation, Number: w.Number, Keeper: w.Minter}
 	// The KEK is advanced on a copy: a wrap that does not open must not cost us the one held.
-	trial := &lineage{next: l.next, kek: l.kek}
-	if w.Number > l.next {
-		trial.kek, trial.next = l.kek.Ratchet(g.name), l.next+1
-		trial.ratchet(g.name, w.Number)
+	kek := l.kek
+	if w.Number < l.next {
+		kek = l.prev
 	}
-	secret, err := trial.kek.Unwrap(&w.Wrap, crypto.WrapContext{Fleet: m.self.Fleet, Group: g.name, Generation: e.Generation, Number: w.Number, Keeper: l.keeper})
-	if err != nil {
-		if trial.kek != l.kek {
-			trial.kek.Erase()
+	for n := l.next; n < w.Number; n++ {
+		next := kek.Ratchet(g.name)
+		if kek != l.kek {
+			kek.Erase()
 		}
+		kek = next
+	}
+	secret, err := kek.Unwrap(&w.Wrap, context)
+	if kek != l.kek && kek != l.prev {
+		kek.Erase()
+	}
+	if err != nil {
 		return fmt.Errorf("epoch %d of generation %d: %w", w.Number, e.Generation, err)
 	}
-	if trial.kek != l.kek {
-		l.kek.Erase()
-		l.kek, l.next = trial.kek, trial.next
-	}
-	l.ratchet(g.name, w.Number+1)
 	k := &key{epoch: crypto.Epoch{PolicyVersion: e.PolicyVersion, Generation: e.Generation, Number: w.Number}, id: w.Wrap.ID(), commitment: w.Wrap.Commitment,
-		secret: secret, keeper: l.keeper, learned: m.now.Mono, activateAt: m.now.Mono + w.ActivateAfter, supersededAt: never}
-	if err := g.add(k); err != nil && !errors.Is(err, errKnown) {
+		secret: secret, keeper: w.Minter, learned: m.now.Mono, activateAt: m.now.Mono + w.ActivateAfter, supersededAt: never, barred: m.isBarred(w.Minter)}
+	if err := m.addKey(g, k); err != nil && !errors.Is(err, errKnown) {
 		return err
 	}
+	l.ratchet(g.name, w.Number+1, m.now.Mono)
 	return nil
+}
+
+// addKey adds a key to the group and notes under which policy the newest one was made.
+func (m *Machine) addKey(g *group, k *key) error {
+	if err := g.add(k); err != nil {
+		return err
+	}
+	if k == g.newest() && k.epoch.PolicyVersion == m.policy.Document.Version {
+		g.under = m.policy
+	}
+	return nil
+}
+
+// isBarred reports whether the policy in force revokes a minter. What it made opens messages and seals none (F4).
+func (m *Machine) isBarred(minter string) bool {
+	return slices.Contains(m.policy.Document.RevokedNames, minter)
 }

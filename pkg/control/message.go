@@ -18,7 +18,7 @@ func (k Kind) roles() []crypto.Role {
 	switch k {
 	case KindHello:
 		return []crypto.Role{crypto.RoleGateway, crypto.RoleSubscriber, crypto.RoleKeeper}
-	case KindGrant, KindEpoch, KindConfirm:
+	case KindGrant, KindEpoch, KindConfirm, KindLease:
 		return []crypto.Role{crypto.RoleGateway, crypto.RoleKeeper}
 	}
 	return nil

@@ -39,6 +39,8 @@ type world struct {
 	log           []record // everything ever published
 	// drop, when set, loses a message on its way to a node.
 	drop func(to *node, topic string) bool
+	// cut, when set, keeps what one node publishes from another.
+	cut func(from, to *node) bool
 	// latency, when set, is how long a message takes; nil: 5 ms.
 	latency func() time.Duration
 	repeat  bool   // every delivery happens twice
@@ -222,7 +224,7 @@ func (w *world) publish(from *node, topic string, payload []byte, retain bool) {
 		w.retained[topic] = payload
 	}
 	for _, n := range w.nodes {
-		if n.subs[topic] {
+		if n.subs[topic] && (w.cut == nil || !w.cut(from, n)) {
 			w.deliver(n, topic, payload, false)
 		}
 	}
@@ -303,6 +305,26 @@ func (n *node) inject(topic string, payload []byte) []Event {
 func (w *world) count(kind Kind, mark int) (n int) {
 	for _, r := range w.log[mark:] {
 		if kindOf(r.payload) == kind {
+			n++
+		}
+	}
+	return n
+}
+
+// countFrom is the same of one node.
+func (w *world) countFrom(from *node, kind Kind, mark int) (n int) {
+	for _, r := range w.log[mark:] {
+		if r.from == from && kindOf(r.payload) == kind {
+			n++
+		}
+	}
+	return n
+}
+
+// countTopic is the number of messages that were published on a topic since mark.
+func (w *world) countTopic(topic string, mark int) (n int) {
+	for _, r := range w.log[mark:] {
+		if r.topic == topic {
 			n++
 		}
 	}

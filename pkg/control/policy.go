@@ -3,7 +3,6 @@ package control
 import (
 	"crypto/sha256"
 	"fmt"
-	"slices"
 	"time"
 
 	"sealgate/pkg/crypto"
@@ -118,23 +117,43 @@ func (m *Machine) applyPolicy(p *policy.Signed) {
 
 // redefine gives a group its definition and this member's part in it.
 func (m *Machine) redefine(g *group, def *policy.Group) {
+	kept := g.keeper
 	g.def = def
 	g.member = m.mayHold(def, m.self) && !m.cfg.Keyless
 	g.sender = g.member && def.MayPublish(m.self) && !m.cfg.ReadOnly
 	g.keeper = g.member && def.Keeper(m.self)
-	rank, _ := def.Rank(m.self.Name)
-	leads := g.keeper && rank == 0
-	if !leads && g.leader { // its own chain ends; it becomes a member like others
-		g.keys = slices.DeleteFunc(g.keys, func(k *key) bool { return k.unannounced })
-		g.lead.reset()
-		clear(g.granted)
+	alone := g.keeper && len(def.Keepers) == 1
+	if g.alone && !alone {
+		g.freshAt = m.now.Mono // until now nobody could confirm anything
 	}
-	g.leader = leads
+	g.alone = alone
+	for _, k := range g.keys {
+		k.barred = m.isBarred(k.keeper)
+	}
+	m.redefineKeeping(g, kept)
 	if !g.member {
 		g.erase()
-	}
-	if !g.member || leads {
 		g.ask.reset()
+	}
+}
+
+// redefineKeeping gives a keeper its part after a policy: its own, and the leader's place if that is free now.
+func (m *Machine) redefineKeeping(g *group, kept bool) {
+	gone := g.acting.Name != "" && (!g.def.Keeper(g.acting) || m.policy.Document.Revoked(g.acting))
+	switch {
+	case !g.keeper:
+		if g.leader {
+			m.stepDown(g, crypto.Member{}, "the policy no longer lists it")
+		}
+		g.takeAt, g.shown, g.wraps = never, nil, nil
+		if gone {
+			g.acting = crypto.Member{}
+		}
+	case gone:
+		g.acting = crypto.Member{}
+		g.takeAt = m.now.Mono + m.distance(g)*RankDelay
+	case !kept && g.subscribed:
+		m.startKeeping(g)
 	}
 }
 
@@ -158,14 +177,20 @@ func (m *Machine) joinTopics() {
 			m.leaveTopic(g)
 			continue
 		}
+		begins := !g.subscribed
 		keeps, g.subscribed = keeps || g.keeper, true
 		m.out.Subscribe = append(m.out.Subscribe, KeysTopic(m.cfg.Prefix, g.name))
-		switch newest := g.newest(); {
-		case g.leader:
-			m.startLeading(g)
+		if begins {
+			m.startFreshness(g)
+		}
+		switch {
+		case g.keeper && begins:
+			m.startKeeping(g)
+		case g.keeper:
 		case len(g.lineages) == 0:
 			m.wantKeys(g, m.jitter(JoinJitter))
-		case newest != nil && !newest.confirmed:
+		}
+		if newest := g.newest(); newest != nil && !newest.confirmed {
 			m.wantConfirm(g, newest)
 		}
 	}

@@ -29,15 +29,22 @@ var constants = []struct {
 	{"RefillJitter", RefillJitter, "Hello to fill a hole in the history: at random within"},
 	{"ConfirmBatch", ConfirmBatch, "a keeper gathers nonces this long for one signature"},
 	{"MemberInterval", MemberInterval, "between two Grants of a keeper to the same member, in the long run"},
-	{"BootstrapWait", BootstrapWait, "a leader without keys listens this long before it starts a generation"},
+	{"BootstrapWait", BootstrapWait, "the first keeper, without keys, listens this long before it leads"},
+	{"AskWait", AskWait, "the same when an epoch is known to exist: others may hold its keys"},
+	{"LeaseInterval", LeaseInterval, "between two leases of a leader, up to a tenth less"},
+	{"LeaseLife", LeaseLife, "a leader not heard of for so long leads no more"},
+	{"KEKGrace", KEKGrace, "the KEK of the newest epoch is kept so long"},
+	{"GenerationMaxAge", GenerationMaxAge, "the scheduled epoch after that starts a new generation"},
+	{"ConfirmInterval", ConfirmInterval, "between two confirmations that a sender asks for, at most"},
+	{"FreshnessWarning", FreshnessWarning, "alarm after so long without a confirmation, at most"},
 	{"CopyWait", CopyWait, "a keeper waits this long for the broker's retained copy"},
-	{"RankDelay", RankDelay, "each lower rank waits this much longer before it republishes"},
+	{"RankDelay", RankDelay, "each lower rank waits this much longer before it takes over or republishes"},
 	{"RepublishInterval", RepublishInterval, "between two publications of the same policy by one keeper"},
 	{"EchoWait", EchoWait, "a leader repeats an announcement that the broker has not shown; doubles"},
 	{"FirstActivation", FirstActivation, "activation delay of a leader that has no key to go on with, at most"},
 	{"ReportInterval", ReportInterval, "between two generations that only a report of a higher one caused"},
 	{"ExpiredGrace", ExpiredGrace, "a key past its history is still known, as expired, this long"},
-	{"MaxMessage", MaxMessage, "bytes of a signed Hello, Grant or Confirm"},
+	{"MaxMessage", MaxMessage, "bytes of a signed Hello, Grant, Confirm or Lease"},
 	{"MaxEpochMessage", MaxEpochMessage, "bytes of a signed Epoch"},
 	{"MaxPolicyMessage", MaxPolicyMessage, "bytes of a signed policy"},
 	{"MaxEpochValue", MaxEpochValue, "the highest generation or number there is"},
@@ -51,6 +58,7 @@ var constants = []struct {
 	{"MaxKeysPerGroup", MaxKeysPerGroup, "payload secrets held of a group"},
 	{"MaxGrantKeys", MaxGrantKeys, "payload secrets in one Grant"},
 	{"MaxLineages", MaxLineages, "KEKs held of a group"},
+	{"MaxBoots", MaxBoots, "earlier boots of a keeper whose leases are known as old"},
 	{"MaxAsks", MaxAsks, "Hellos of a member that may still be answered"},
 	{"MaxUnknownIDs", MaxUnknownIDs, "key ids in a group's negative cache"},
 	{"MaxAskedIDs", MaxAskedIDs, "key ids remembered for one query"},
@@ -141,7 +149,7 @@ func TestSpecNamesItsTests(t *testing.T) {
 // vectors name sections that exist.
 func TestSpecShowsTheFormats(t *testing.T) {
 	spec := readSpec(t)
-	for _, kind := range []Kind{KindHello, KindGrant, KindEpoch, KindConfirm} {
+	for _, kind := range []Kind{KindHello, KindGrant, KindEpoch, KindConfirm, KindLease} {
 		if !regexp.MustCompile(`(?m)^` + string(kind) + ` = \[\s*"` + string(kind) + `",`).MatchString(spec) {
 			t.Errorf("no CDDL of %s", kind)
 		}

@@ -23,9 +23,11 @@ type Status struct {
 // GroupStatus is the state of one group.
 type GroupStatus struct {
 	Name      string
-	Leader    string // the member that mints the group's epochs
-	Leading   bool   // this member is the leader
-	Sender    bool   // this member may seal
+	Leader    string        // the member that mints the group's epochs, as far as known
+	Leading   bool          // this member is the leader
+	Keeper    bool          // this member is one of the keepers
+	LeaseAge  time.Duration // since the leader was last heard of; 0 for the leader itself, and for members that are no keepers
+	Sender    bool          // this member may seal
 	Epoch     crypto.Epoch
 	KeyID     crypto.KeyID
 	Age       time.Duration // of Epoch, as far as known
@@ -34,6 +36,8 @@ type GroupStatus struct {
 	Keys      int           // payload secrets held, current and history
 	Granted   int           // members that a keeper has given keys of the current generation
 	Asking    bool          // a Hello about this group is out or due
+	FreshLeft time.Duration // until the authority to seal lapses for want of a confirmation; 0: it has, or there is none; -1: it cannot lapse
+	Stale     bool          // the alarm about the lack of a confirmation stands
 }
 
 // Status describes the machine at now.
@@ -52,8 +56,15 @@ func (m *Machine) Status(now Time) Status {
 func (g *group) status(now time.Duration) GroupStatus {
 	s := GroupStatus{Name: g.name, Leading: g.leader, Sender: g.sender, Keys: len(g.keys), Granted: len(g.granted),
 		Asking: g.ask.due() != never}
-	if len(g.def.Keepers) > 0 {
-		s.Leader = g.def.Keepers[0]
+	s.Leader, s.Keeper, s.Stale = g.leaderName(), g.keeper, g.warned
+	if g.keeper && !g.leader && g.acting.Name != "" {
+		s.LeaseAge = now - g.leaseAt
+	}
+	switch {
+	case g.sender && g.alone:
+		s.FreshLeft = -1
+	case g.sender && g.freshAt > 0:
+		s.FreshLeft = max(g.lapse()-now, 0)
 	}
 	if k := g.newest(); k != nil {
 		s.Epoch, s.KeyID, s.Age, s.Confirmed = k.epoch, k.id, now-k.learned, k.confirmed

@@ -32,7 +32,7 @@ type vector struct {
 	Comment string          `json:"comment"`
 	Spec    string          `json:"spec"`
 	Expect  string          `json:"expect"` // "ok", or "parse": to be refused
-	Kind    string          `json:"kind"`   // hello, grant, grant-keys, epoch, confirm; grant-info: Payload is derived from Fields
+	Kind    string          `json:"kind"`   // hello, grant, grant-keys, epoch, confirm, lease; grant-info: Payload is derived from Fields
 	Fields  json.RawMessage `json:"fields,omitempty"`
 	Payload string          `json:"payload"`
 }
@@ -55,6 +55,8 @@ func reencode(kind string, b []byte) ([]byte, error) {
 		return again(ParseEpoch(b))
 	case "confirm":
 		return again(ParseConfirm(b))
+	case "lease":
+		return again(ParseLease(b))
 	}
 	return nil, fmt.Errorf("no kind %q", kind)
 }
@@ -92,7 +94,7 @@ func goodGrant() *Grant {
 func goodBody() GrantBody {
 	secret := func(first byte) *crypto.PayloadSecret { s, _ := crypto.PayloadSecretFrom(fill(32, first)); return s }
 	kek, _ := crypto.KEKFrom(fill(32, 0x80))
-	return GrantBody{{Name: "default", Generation: 2, Next: 18, KEK: kek, Keys: []GrantKey{
+	return GrantBody{{Name: "default", Generation: 2, Founder: "gw1", Next: 18, KEK: kek, Keys: []GrantKey{
 		{Epoch: crypto.Epoch{PolicyVersion: 3, Generation: 2, Number: 17}, Keeper: "gw1", ActiveIn: 4 * time.Second, Secret: secret(0xa0)},
 		{Epoch: crypto.Epoch{PolicyVersion: 3, Generation: 2, Number: 16}, Keeper: "gw1", Secret: secret(0xb0)},
 		{Epoch: crypto.Epoch{PolicyVersion: 2, Generation: 1, Number: 15}, Keeper: "gw2", SupersededBy: time.Hour, Secret: secret(0xc0)},
@@ -101,19 +103,23 @@ func goodBody() GrantBody {
 
 func goodEpoch() *EpochMessage {
 	wrap := func(number uint64, first byte) EpochWrap {
-		w := EpochWrap{Number: number, ActivateAfter: 10 * time.Second}
+		w := EpochWrap{Number: number, Minter: "gw2", ActivateAfter: 10 * time.Second}
 		copy(w.Wrap.Salt[:], fill(32, first))
 		copy(w.Wrap.Commitment[:], fill(32, first+32))
 		copy(w.Wrap.Ciphertext[:], fill(48, first+64))
 		return w
 	}
-	return &EpochMessage{Group: "default", PolicyVersion: 3, PolicyHash: [32]byte(fill(32, 0x40)), Generation: 2, Wraps: []EpochWrap{wrap(17, 1), wrap(16, 2), wrap(15, 3)}}
+	return &EpochMessage{Group: "default", PolicyVersion: 3, PolicyHash: [32]byte(fill(32, 0x40)), Generation: 2, Founder: "gw1", Wraps: []EpochWrap{wrap(17, 1), wrap(16, 2), wrap(15, 3)}}
 }
 
 func goodConfirm() *Confirm {
 	return &Confirm{PolicyVersion: 3, PolicyHash: [32]byte(fill(32, 0x40)),
 		Groups: []ConfirmGroup{{"default", 2, 17, [32]byte(fill(32, 0x21))}, {"hall", 1, 1, [32]byte(fill(32, 0x31))}},
 		Nonces: [][16]byte{[16]byte(fill(16, 0x30)), [16]byte(fill(16, 0x50))}}
+}
+
+func goodLease() *Lease {
+	return &Lease{PolicyVersion: 3, PolicyHash: [32]byte(fill(32, 0x40)), Boot: [16]byte(fill(16, 0x70)), Tick: 9, Groups: goodConfirm().Groups}
 }
 
 // edited returns m after edit: a message with one defect, or a variant.
@@ -146,7 +152,7 @@ func (s vectorSet) encodings(spec, kind string, good []byte) {
 	s.bad("items", "the outer array declares one item more than there is", spec, kind, append([]byte{good[0] + 1}, good[1:]...))
 	s.bad("map", "a map where the array belongs", spec, kind, append([]byte{good[0]&0x1f | 0xa0}, good[1:]...))
 	if kind != "grant-keys" {
-		other := bytes.Replace(good, dcbor.AppendText(nil, kind), dcbor.AppendText(nil, "lease"), 1)
+		other := bytes.Replace(good, dcbor.AppendText(nil, kind), dcbor.AppendText(nil, "other"), 1)
 		s.bad("kind", "the first item names another kind", spec, kind, other)
 	}
 }
@@ -158,10 +164,12 @@ func makeVectors() vectorSet {
 	s.encodings("4.2", "grant-keys", goodBody().Marshal())
 	s.encodings("4.3", "epoch", goodEpoch().Marshal())
 	s.encodings("4.4", "confirm", goodConfirm().Marshal())
+	s.encodings("4.5", "lease", goodLease().Marshal())
 	s.hellos()
 	s.grants()
 	s.epochs()
 	s.confirms()
+	s.leases()
 	return s
 }
 
@@ -222,7 +230,7 @@ func (s vectorSet) grants() {
 	for _, k := range body[0].Keys {
 		keys = append(keys, fieldKey{[3]uint64{k.Epoch.PolicyVersion, k.Epoch.Generation, k.Epoch.Number}, k.Keeper, k.ActiveIn.Milliseconds(), k.SupersededBy.Milliseconds(), k.Secret.Bytes()})
 	}
-	s.ok("", "what a Grant seals", "4.2", "grant-keys", []map[string]any{{"group": body[0].Name, "generation": body[0].Generation, "next": body[0].Next,
+	s.ok("", "what a Grant seals", "4.2", "grant-keys", []map[string]any{{"group": body[0].Name, "generation": body[0].Generation, "founder": body[0].Founder, "next": body[0].Next,
 		"kek": octets(body[0].KEK.Bytes()), "keys": keys}}, body.Marshal())
 	hello, keeper, hash := []byte("the signed Hello"), [32]byte(fill(32, 0x60)), [32]byte(fill(32, 0x40))
 	s.ok("", "the HPKE info of a Grant", "4.2", "grant-info", map[string]any{"hello": octets(hello), "keeper_cert_hash": octets(keeper[:]), "policy_hash": octets(hash[:])},
@@ -239,6 +247,7 @@ func (s vectorSet) grants() {
 	bad("number-high", "number 2^48", func(g *GrantGroup) { g.Keys[0].Epoch.Number, g.Next = 1<<48, 1<<48+1 })
 	bad("no-keys", "no payload secret", func(g *GrantGroup) { g.Keys = nil })
 	bad("order", "secrets in rising order", func(g *GrantGroup) { g.Keys[1], g.Keys[2] = g.Keys[2], g.Keys[1] })
+	bad("founder", "an empty founder", func(g *GrantGroup) { g.Founder = "" })
 	bad("keeper", "a keeper's name in capitals", func(g *GrantGroup) { g.Keys[1].Keeper = "GW1" })
 	bad("delay", "an activation delay of more than a day", func(g *GrantGroup) { g.Keys[0].ActiveIn = 25 * time.Hour })
 	short := bytes.Replace(goodBody().Marshal(), append([]byte{0x58, 0x20}, fill(32, 0x80)...), append([]byte{0x58, 0x1f}, fill(31, 0x80)...), 1)
@@ -252,6 +261,7 @@ func (s vectorSet) epochs() {
 	e := goodEpoch()
 	type fieldWrap struct {
 		Number     uint64 `json:"number"`
+		Minter     string `json:"minter"`
 		Activate   int64  `json:"activate_after_ms"`
 		Salt       octets `json:"salt"`
 		Commitment octets `json:"commitment"`
@@ -259,10 +269,10 @@ func (s vectorSet) epochs() {
 	}
 	var wraps []fieldWrap
 	for _, w := range e.Wraps {
-		wraps = append(wraps, fieldWrap{w.Number, w.ActivateAfter.Milliseconds(), w.Wrap.Salt[:], w.Wrap.Commitment[:], w.Wrap.Ciphertext[:]})
+		wraps = append(wraps, fieldWrap{w.Number, w.Minter, w.ActivateAfter.Milliseconds(), w.Wrap.Salt[:], w.Wrap.Commitment[:], w.Wrap.Ciphertext[:]})
 	}
 	s.ok("", "a leader announces its newest epoch and the two before", "4.3", "epoch", map[string]any{"group": e.Group, "policy_version": e.PolicyVersion,
-		"policy_hash": octets(e.PolicyHash[:]), "generation": e.Generation, "wraps": wraps}, e.Marshal())
+		"policy_hash": octets(e.PolicyHash[:]), "generation": e.Generation, "founder": e.Founder, "wraps": wraps}, e.Marshal())
 	bad := func(name, comment string, edit func(*EpochMessage)) {
 		s.bad(name, comment, "4.3", "epoch", edited(goodEpoch(), edit).Marshal())
 	}
@@ -270,13 +280,15 @@ func (s vectorSet) epochs() {
 	bad("nine", "nine epochs", func(e *EpochMessage) {
 		e.Wraps = nil
 		for i := range 9 {
-			e.Wraps = append(e.Wraps, EpochWrap{Number: uint64(20 - i)})
+			e.Wraps = append(e.Wraps, EpochWrap{Number: uint64(20 - i), Minter: "gw1"})
 		}
 	})
 	bad("generation-0", "generation 0", func(e *EpochMessage) { e.Generation = 0 })
 	bad("generation-high", "generation 2^64-1", func(e *EpochMessage) { e.Generation = 1<<64 - 1 })
 	bad("number-0", "epoch number 0", func(e *EpochMessage) { e.Wraps = e.Wraps[:1]; e.Wraps[0].Number = 0 })
 	bad("number-high", "epoch number 2^64-1", func(e *EpochMessage) { e.Wraps = e.Wraps[:1]; e.Wraps[0].Number = 1<<64 - 1 })
+	bad("founder", "the founder's name in capitals", func(e *EpochMessage) { e.Founder = "GW1" })
+	bad("minter", "an empty minter", func(e *EpochMessage) { e.Wraps[0].Minter = "" })
 	bad("gap", "an epoch is left out", func(e *EpochMessage) { e.Wraps = []EpochWrap{e.Wraps[0], e.Wraps[2]} })
 	bad("rising", "the oldest epoch first", func(e *EpochMessage) { slices.Reverse(e.Wraps) })
 	bad("twice", "the same epoch twice", func(e *EpochMessage) { e.Wraps[1] = e.Wraps[0] })
@@ -284,20 +296,42 @@ func (s vectorSet) epochs() {
 	bad("group", "an empty group name", func(e *EpochMessage) { e.Group = "" })
 }
 
+type fieldGroup struct {
+	Group      string `json:"group"`
+	Generation uint64 `json:"generation"`
+	Number     uint64 `json:"number"`
+	Commitment octets `json:"commitment"`
+}
+
+func fieldGroups(groups []ConfirmGroup) (out []fieldGroup) {
+	for _, g := range groups {
+		out = append(out, fieldGroup{g.Name, g.Generation, g.Number, g.Commitment[:]})
+	}
+	return out
+}
+
+func (s vectorSet) leases() {
+	l := goodLease()
+	s.ok("", "a keeper leads two groups", "4.5", "lease", map[string]any{"policy_version": l.PolicyVersion, "policy_hash": octets(l.PolicyHash[:]),
+		"boot": octets(l.Boot[:]), "tick": l.Tick, "groups": fieldGroups(l.Groups)}, l.Marshal())
+	bad := func(name, comment string, edit func(*Lease)) {
+		s.bad(name, comment, "4.5", "lease", edited(goodLease(), edit).Marshal())
+	}
+	bad("no-group", "no group", func(l *Lease) { l.Groups = nil })
+	bad("group-order", "groups out of order", func(l *Lease) { slices.Reverse(l.Groups) })
+	bad("group-twice", "a group twice", func(l *Lease) { l.Groups[1] = l.Groups[0] })
+	bad("tick-0", "tick 0", func(l *Lease) { l.Tick = 0 })
+	bad("tick-high", "tick 2^64-1", func(l *Lease) { l.Tick = 1<<64 - 1 })
+	bad("number-0", "epoch number 0", func(l *Lease) { l.Groups[0].Number = 0 })
+	bad("generation-high", "generation 2^48", func(l *Lease) { l.Groups[0].Generation = 1 << 48 })
+	short := bytes.Replace(goodLease().Marshal(), append([]byte{0x50}, fill(16, 0x70)...), append([]byte{0x4f}, fill(15, 0x70)...), 1)
+	s.bad("boot-short", "the boot has 15 bytes", "4.5", "lease", short)
+}
+
 func (s vectorSet) confirms() {
 	c := goodConfirm()
-	type fieldGroup struct {
-		Group      string `json:"group"`
-		Generation uint64 `json:"generation"`
-		Number     uint64 `json:"number"`
-		Commitment octets `json:"commitment"`
-	}
-	var groups []fieldGroup
-	for _, g := range c.Groups {
-		groups = append(groups, fieldGroup{g.Name, g.Generation, g.Number, g.Commitment[:]})
-	}
 	s.ok("", "a keeper answers two nonces at once", "4.4", "confirm", map[string]any{"policy_version": c.PolicyVersion, "policy_hash": octets(c.PolicyHash[:]),
-		"groups": groups, "nonces": []octets{c.Nonces[0][:], c.Nonces[1][:]}}, c.Marshal())
+		"groups": fieldGroups(c.Groups), "nonces": []octets{c.Nonces[0][:], c.Nonces[1][:]}}, c.Marshal())
 	bad := func(name, comment string, edit func(*Confirm)) {
 		s.bad(name, comment, "4.4", "confirm", edited(goodConfirm(), edit).Marshal())
 	}
@@ -390,10 +424,11 @@ func TestMessagesRoundTrip(t *testing.T) {
 	epoch, err3 := ParseEpoch(goodEpoch().Marshal())
 	confirm, err4 := ParseConfirm(goodConfirm().Marshal())
 	body, err5 := ParseGrantBody(goodBody().Marshal())
-	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+	lease, err6 := ParseLease(goodLease().Marshal())
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []struct{ got, want any }{{hello, goodHello()}, {grant, goodGrant()}, {epoch, goodEpoch()}, {confirm, goodConfirm()}, {body, goodBody()}} {
+	for _, c := range []struct{ got, want any }{{hello, goodHello()}, {grant, goodGrant()}, {epoch, goodEpoch()}, {confirm, goodConfirm()}, {body, goodBody()}, {lease, goodLease()}} {
 		if !reflect.DeepEqual(c.got, c.want) {
 			t.Errorf("decoded %+v, encoded %+v", c.got, c.want)
 		}
@@ -424,6 +459,7 @@ func FuzzGrant(f *testing.F)     { fuzzKind(f, "grant") }
 func FuzzGrantKeys(f *testing.F) { fuzzKind(f, "grant-keys") }
 func FuzzEpoch(f *testing.F)     { fuzzKind(f, "epoch") }
 func FuzzConfirm(f *testing.F)   { fuzzKind(f, "confirm") }
+func FuzzLease(f *testing.F)     { fuzzKind(f, "lease") }
 
 // FuzzReceive gives a leader and a member anything on any topic: nothing panics, and nobody's keys change.
 func FuzzReceive(f *testing.F) {
