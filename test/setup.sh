@@ -22,6 +22,7 @@ if [ "${1:-}" != demo ]; then
 	need iptables iptables
 	need tcpdump tcpdump
 	need gcc gcc
+	need openssl openssl
 	want clang-14 clang-14 # the compiler that the committed BPF objects are compared with
 	want llvm-strip-14 llvm-14
 	[ -x /usr/bin/python3 ] || missing="$missing python3"

@@ -18,12 +18,14 @@ import (
 	controld "sealgate/cmd/controld/daemon"
 	gatewayd "sealgate/cmd/gatewayd/daemon"
 	"sealgate/cmd/internal/cmdenv"
+	sealctl "sealgate/cmd/sealctl/cli"
 )
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"gatewayd": func() { command(gatewayd.Main) },
 		"controld": func() { command(controld.Main) },
+		"sealctl":  func() { cmdenv.Exec(sealctl.Main) },
 		"panics":   func() { cmdenv.Exec(func(cmdenv.Env) int { panic("two\nlines") }) },
 	})
 }
