@@ -9,7 +9,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -93,7 +92,7 @@ func tryProgram(p *program) error {
 var errNoClassifier = errors.New("the classifier cannot be loaded")
 
 func tryTCX(p *program) error {
-	lo, err := netlink.LinkByName("lo")
+	lo, err := interfaceByName("lo")
 	if err != nil {
 		return err
 	}
@@ -101,7 +100,7 @@ func tryTCX(p *program) error {
 		return errNoClassifier
 	}
 	l, err := link.AttachTCX(link.TCXOptions{
-		Interface: lo.Attrs().Index, Program: p.objects.SealgateSteer, Attach: ebpf.AttachTCXIngress,
+		Interface: lo.index, Program: p.objects.SealgateSteer, Attach: ebpf.AttachTCXIngress,
 	})
 	if err != nil {
 		return fmt.Errorf("kernel 6.6 or newer is needed: %w", err)
@@ -119,7 +118,7 @@ func tryBPFFS() error {
 }
 
 func tryClsact(p *program) error {
-	lo, err := netlink.LinkByName("lo")
+	lo, err := interfaceByName("lo")
 	if err != nil {
 		return err
 	}

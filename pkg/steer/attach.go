@@ -8,11 +8,11 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -55,11 +55,11 @@ func newAttacher(p *program, o Options, log *slog.Logger) (*attacher, error) {
 
 // haveTCX asks the kernel for the TCX programs of the loopback interface.
 func haveTCX() error {
-	lo, err := netlink.LinkByName("lo")
+	lo, err := interfaceByName("lo")
 	if err != nil {
 		return fmt.Errorf("find the loopback interface: %w", err)
 	}
-	_, err = link.QueryPrograms(link.QueryOptions{Target: lo.Attrs().Index, Attach: ebpf.AttachTCXIngress})
+	_, err = link.QueryPrograms(link.QueryOptions{Target: lo.index, Attach: ebpf.AttachTCXIngress})
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -86,11 +86,11 @@ func (a *attacher) attached() map[string]string {
 func (a *attacher) attachAll() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	links := make(map[string]netlink.Link)
+	links := make(map[string]iface)
 	var errs []error
 	for _, name := range a.lan {
-		l, err := netlink.LinkByName(name)
-		if missing := (netlink.LinkNotFoundError{}); errors.As(err, &missing) {
+		l, err := interfaceByName(name)
+		if errors.Is(err, errNoInterface) {
 			a.forget(name)
 			continue
 		}
@@ -102,7 +102,7 @@ func (a *attacher) attachAll() error {
 	}
 	errs = append(errs, a.program.passTagged(hasSteeredVLAN(links)))
 	for name, l := range links {
-		if a.done[name].index == l.Attrs().Index {
+		if a.done[name].index == l.index {
 			continue
 		}
 		if err := refusePort(l); err != nil {
@@ -114,7 +114,7 @@ func (a *attacher) attachAll() error {
 			errs = append(errs, programError("attach the classifier to "+name, err))
 			continue
 		}
-		a.done[name] = attachment{l.Attrs().Index, how}
+		a.done[name] = attachment{l.index, how}
 		a.log.Info("steering", "interface", name, "attached", how)
 	}
 	return errors.Join(errs...)
@@ -122,18 +122,18 @@ func (a *attacher) attachAll() error {
 
 // refusePort refuses a port of a bridge or a bond: its packets belong to the interface above, which is the one that the
 // policy route sees them come in by.
-func refusePort(l netlink.Link) error {
-	if l.Attrs().MasterIndex == 0 {
+func refusePort(l iface) error {
+	if l.master == 0 {
 		return nil
 	}
-	above, err := netlink.LinkByIndex(l.Attrs().MasterIndex)
+	above, err := interfaceByIndex(l.master)
 	if err != nil {
-		return fmt.Errorf("find the interface above %s: %w", l.Attrs().Name, err)
+		return fmt.Errorf("find the interface above %s: %w", l.name, err)
 	}
-	switch above.Type() {
+	switch above.kind {
 	case "bridge", "bond", "team", "openvswitch":
 		return fmt.Errorf("steer.lan: %s is a port of the %s %s: name %s instead",
-			l.Attrs().Name, above.Type(), above.Attrs().Name, above.Attrs().Name)
+			l.name, above.kind, above.name, above.name)
 	}
 	return nil
 }
@@ -149,10 +149,10 @@ func (a *attacher) forget(name string) {
 
 // hasSteeredVLAN tells whether one of the interfaces is a VLAN on top of another. The lower one then sees the upper
 // one's packets, tagged, and must leave them alone.
-func hasSteeredVLAN(links map[string]netlink.Link) bool {
+func hasSteeredVLAN(links map[string]iface) bool {
 	for l := range maps.Values(links) {
 		for lower := range maps.Values(links) {
-			if l.Type() == "vlan" && l.Attrs().ParentIndex == lower.Attrs().Index {
+			if l.kind == "vlan" && l.lower == lower.index {
 				return true
 			}
 		}
@@ -161,14 +161,14 @@ func hasSteeredVLAN(links map[string]netlink.Link) bool {
 }
 
 // attach puts the program on the interface and takes off whatever the other way of attaching left.
-func (a *attacher) attach(l netlink.Link) (how string, err error) {
+func (a *attacher) attach(l iface) (how string, err error) {
 	if a.pins == "" {
 		if err := attachClsact(a.program.objects.SealgateSteer, l); err != nil {
 			return "", err
 		}
-		return AttachClsact, unpin(l.Attrs().Name)
+		return AttachClsact, unpin(l.name)
 	}
-	if err := attachTCX(a.program.objects.SealgateSteer, l, filepath.Join(a.pins, l.Attrs().Name)); err != nil {
+	if err := attachTCX(a.program.objects.SealgateSteer, l, filepath.Join(a.pins, l.name)); err != nil {
 		return "", err
 	}
 	return AttachTCX, removeFilter(l)
@@ -176,12 +176,12 @@ func (a *attacher) attach(l netlink.Link) (how string, err error) {
 
 // attachTCX updates the pinned link, or makes one if there is none for this interface. A link whose interface has gone
 // does not come back with a new one of the same name.
-func attachTCX(p *ebpf.Program, l netlink.Link, pin string) error {
+func attachTCX(p *ebpf.Program, l iface, pin string) error {
 	old, err := link.LoadPinnedLink(pin, nil)
 	if err == nil {
 		defer old.Close()
 		info, err := old.Info()
-		if err == nil && info.TCX() != nil && int(info.TCX().Ifindex) == l.Attrs().Index {
+		if err == nil && info.TCX() != nil && int(info.TCX().Ifindex) == l.index {
 			return old.Update(p)
 		}
 		if err := old.Unpin(); err != nil {
@@ -191,7 +191,7 @@ func attachTCX(p *ebpf.Program, l netlink.Link, pin string) error {
 		return fmt.Errorf("open the pinned link %s: %w", pin, err)
 	}
 	made, err := link.AttachTCX(link.TCXOptions{
-		Interface: l.Attrs().Index, Program: p, Attach: ebpf.AttachTCXIngress, Anchor: link.Head(),
+		Interface: l.index, Program: p, Attach: ebpf.AttachTCXIngress, Anchor: link.Head(),
 	})
 	if err != nil {
 		return err
@@ -205,55 +205,35 @@ func attachTCX(p *ebpf.Program, l netlink.Link, pin string) error {
 
 // attachClsact replaces our filter in one step. The qdisc is shared with other programs: it is made when missing and
 // never removed.
-func attachClsact(p *ebpf.Program, l netlink.Link) error {
-	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: l.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
-	}}
-	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
+func attachClsact(p *ebpf.Program, l iface) error {
+	if err := addClsact(l); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("add the clsact qdisc: %w (OpenWrt: kmod-sched-core)", err)
 	}
-	filter := ourFilter(l)
-	filter.Fd = p.FD()
-	if err := netlink.FilterReplace(filter); err != nil {
+	if err := replaceFilter(l, p.FD()); err != nil {
 		return fmt.Errorf("add the filter: %w (OpenWrt: kmod-sched-bpf)", err)
 	}
 	return nil
 }
 
-func ourFilter(l netlink.Link) *netlink.BpfFilter {
-	return &netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: l.Attrs().Index, Parent: netlink.HANDLE_MIN_INGRESS,
-			Handle: filterHandle, Protocol: unix.ETH_P_ALL, Priority: filterPref,
-		},
-		Name: filterName, DirectAction: true,
-	}
-}
-
 // hasFilter tells whether the interface carries a filter of ours.
-func hasFilter(l netlink.Link) (bool, error) {
-	filters, err := netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS)
+func hasFilter(l iface) (bool, error) {
+	names, err := listFilters(l)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
 		return false, nil // no clsact
 	}
 	if err != nil {
-		return false, fmt.Errorf("list the filters of %s: %w", l.Attrs().Name, err)
+		return false, fmt.Errorf("list the filters of %s: %w", l.name, err)
 	}
-	for _, f := range filters {
-		if b, ok := f.(*netlink.BpfFilter); ok && b.Attrs().Priority == filterPref && b.Name == filterName {
-			return true, nil
-		}
-	}
-	return false, nil
+	return slices.Contains(names, filterName), nil
 }
 
-func removeFilter(l netlink.Link) error {
+func removeFilter(l iface) error {
 	has, err := hasFilter(l)
 	if err != nil || !has {
 		return err
 	}
-	if err := netlink.FilterDel(ourFilter(l)); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("remove the filter of %s: %w", l.Attrs().Name, err)
+	if err := deleteFilter(l); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove the filter of %s: %w", l.name, err)
 	}
 	return nil
 }
@@ -279,7 +259,7 @@ func detachAll() error {
 		errs = append(errs, os.RemoveAll(dir))
 		os.Remove(filepath.Dir(dir)) // stays while other network namespaces have theirs in it
 	}
-	links, err := netlink.LinkList()
+	links, err := listInterfaces()
 	if err != nil {
 		errs = append(errs, fmt.Errorf("list interfaces: %w", err))
 	}

@@ -3,11 +3,9 @@ package steer
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strings"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -52,28 +50,8 @@ type ruleKey struct {
 	port   uint16
 }
 
-func (k ruleKey) rule() *netlink.Rule {
-	r := netlink.NewRule()
-	r.Family = k.family
-	r.IifName = k.lan
-	r.IPProto = unix.IPPROTO_TCP
-	r.Dport = netlink.NewRulePortRange(k.port, k.port)
-	r.Table = routeTable
-	r.Priority = rulePriority
-	return r
-}
-
 func (k ruleKey) String() string {
 	return fmt.Sprintf("%s rule iif %s ipproto tcp dport %d lookup %d", familyName(k.family), k.lan, k.port, routeTable)
-}
-
-// keyOf is the key of a rule that equals ours, or false for any other rule that points at our table.
-func keyOf(family int, r *netlink.Rule) (ruleKey, bool) {
-	if r.Dport == nil || r.Dport.Start != r.Dport.End || r.IPProto != unix.IPPROTO_TCP || r.Priority != rulePriority ||
-		r.Invert || r.Src != nil || r.Dst != nil || r.Mark != 0 || r.OifName != "" || r.Sport != nil || r.Tos != 0 {
-		return ruleKey{}, false
-	}
-	return ruleKey{family, r.IifName, r.Dport.Start}, true
 }
 
 func wantedRules(lan []string, ports []uint16) map[ruleKey]bool {
@@ -91,15 +69,15 @@ func wantedRules(lan []string, ports []uint16) map[ruleKey]bool {
 // installRoutes makes the rules and routes exactly those wanted. What is right already is left alone: a repeated Setup
 // does not open a gap.
 func installRoutes(lan []string, ports []uint16) error {
-	lo, err := netlink.LinkByName("lo")
+	lo, err := interfaceByName("lo")
 	if err != nil {
 		return fmt.Errorf("install the policy route: find the loopback interface: %w", err)
 	}
-	if err := netlink.LinkSetUp(lo); err != nil {
+	if err := setUp(lo); err != nil {
 		return fmt.Errorf("install the policy route: bring up lo: %w", err)
 	}
 	for _, family := range steeredFamilies() {
-		if err := netlink.RouteReplace(localRoute(family, lo)); err != nil {
+		if err := replaceLocalRoute(family, lo); err != nil {
 			return fmt.Errorf("install the policy route: local default dev lo table %d (%s): %w", routeTable, familyName(family), err)
 		}
 	}
@@ -108,33 +86,38 @@ func installRoutes(lan []string, ports []uint16) error {
 	if err != nil {
 		return err
 	}
-	for key := range want {
-		if err := netlink.RuleAdd(key.rule()); err != nil && !errors.Is(err, unix.EEXIST) {
+	if err := addRules(want); err != nil {
+		return err
+	}
+	if err := deleteRules(stale); err != nil {
+		return err
+	}
+	return addRules(want) // again: a stale rule that differs in its source alone, say, kept the kernel from taking ours
+}
+
+func addRules(keys map[ruleKey]bool) error {
+	for key := range keys {
+		if err := addRule(key); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("install the policy route: add %s: %w (kernel 4.17 or newer with IP_MULTIPLE_TABLES is needed)", key, err)
 		}
 	}
-	return deleteRules(stale)
+	return nil
 }
 
 // compareRules takes from want what is installed, and returns the rules to our table that should not be there.
-func compareRules(want map[ruleKey]bool) (stale []netlink.Rule, err error) {
+func compareRules(want map[ruleKey]bool) (stale []rule, err error) {
 	seen := make(map[ruleKey]bool)
 	for _, family := range families() {
-		rules, err := netlink.RuleList(family)
+		rules, err := listRules(family)
 		if err != nil {
 			return nil, fmt.Errorf("list %s rules: %w", familyName(family), err)
 		}
 		for _, r := range rules {
-			if r.Table != routeTable {
-				continue
-			}
-			r.Family = family
-			key, ok := keyOf(family, &r)
-			if !ok || seen[key] || !want[key] {
+			if !r.plain || seen[r.key] || !want[r.key] {
 				stale = append(stale, r)
 				continue
 			}
-			seen[key] = true
+			seen[r.key] = true
 		}
 	}
 	for key := range seen {
@@ -143,24 +126,13 @@ func compareRules(want map[ruleKey]bool) (stale []netlink.Rule, err error) {
 	return stale, nil
 }
 
-func deleteRules(rules []netlink.Rule) error {
+func deleteRules(rules []rule) error {
 	for _, r := range rules {
-		if err := netlink.RuleDel(&r); err != nil && !errors.Is(err, unix.ENOENT) {
+		if err := deleteRule(r); err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("delete rule %s: %w", r, err)
 		}
 	}
 	return nil
-}
-
-func localRoute(family int, lo netlink.Link) *netlink.Route {
-	r := &netlink.Route{
-		Family: family, Table: routeTable, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST,
-		LinkIndex: lo.Attrs().Index, Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)},
-	}
-	if family == unix.AF_INET6 {
-		r.Dst = &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
-	}
-	return r
 }
 
 // removeRoutes deletes every rule to our table and every route in it.
@@ -178,17 +150,16 @@ func removeRoutes() error {
 			return fmt.Errorf("remove the policy route: %w", err)
 		}
 		for _, r := range routes {
-			if err := netlink.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
-				return fmt.Errorf("remove the policy route: delete %s: %w", r, err)
+			if err := deleteRoute(r); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("remove the policy route: delete the local default route (%s): %w", familyName(family), err)
 			}
 		}
 	}
 	return nil
 }
 
-func ourRoutes(family int) ([]netlink.Route, error) {
-	filter := &netlink.Route{Table: routeTable, Type: unix.RTN_LOCAL}
-	routes, err := netlink.RouteListFiltered(family, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+func ourRoutes(family int) ([][]byte, error) {
+	routes, err := listLocalRoutes(family)
 	if err != nil {
 		return nil, fmt.Errorf("list %s routes: %w", familyName(family), err)
 	}

@@ -2,13 +2,13 @@ package steer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"time"
 
-	"github.com/vishvananda/netlink"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // watcher follows the kernel's announcements: an interface that is made again gets the classifier again, and a change
@@ -17,9 +17,14 @@ type watcher struct {
 	attacher *attacher
 	acceptor *acceptor
 	log      *slog.Logger
-	links    chan netlink.LinkUpdate
-	addrs    chan netlink.AddrUpdate
-	stop     chan struct{}
+	*subscription
+}
+
+// subscription is one socket that the kernel announces changes on.
+type subscription struct {
+	conn *netlink.Conn
+	news chan netlink.Message // closed when the subscription breaks, as it does when too many announcements come at once
+	stop chan struct{}
 }
 
 // newWatcher subscribes first and reads the present state after: what changes in between is announced.
@@ -36,33 +41,40 @@ func newWatcher(at *attacher, ac *acceptor, log *slog.Logger) (*watcher, error) 
 }
 
 func (w *watcher) subscribe() error {
-	w.links = make(chan netlink.LinkUpdate, 16)
-	w.addrs = make(chan netlink.AddrUpdate, 16)
-	w.stop = make(chan struct{})
-	onError := func(err error) { w.log.Debug("interface announcements interrupted", "error", err.Error()) }
-	linkOptions := netlink.LinkSubscribeOptions{ErrorCallback: onError}
-	addrOptions := netlink.AddrSubscribeOptions{ErrorCallback: onError}
-	err := errors.Join(
-		netlink.LinkSubscribeWithOptions(w.links, w.stop, linkOptions),
-		netlink.AddrSubscribeWithOptions(w.addrs, w.stop, addrOptions))
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{
+		Groups: unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR,
+	})
 	if err != nil {
-		close(w.stop)
+		return plainError(err)
 	}
-	return err
+	w.subscription = &subscription{conn, make(chan netlink.Message, 16), make(chan struct{})}
+	go w.subscription.receive(w.log)
+	return nil
 }
 
-// close ends the subscriptions. The library closes the channels after; what they still hold is drained so that its
-// goroutines can end.
-func (w *watcher) close() {
-	close(w.stop)
-	go func(links chan netlink.LinkUpdate) {
-		for range links {
+// close ends the subscription.
+func (s *subscription) close() {
+	close(s.stop)
+	s.conn.Close()
+}
+
+// receive passes on announcements until the socket fails or is closed.
+func (s *subscription) receive(log *slog.Logger) {
+	defer close(s.news)
+	for {
+		messages, err := s.conn.Receive()
+		if err != nil {
+			log.Debug("interface announcements interrupted", "error", plainError(err).Error())
+			return
 		}
-	}(w.links)
-	go func(addrs chan netlink.AddrUpdate) {
-		for range addrs {
+		for _, m := range messages {
+			select {
+			case s.news <- m:
+			case <-s.stop:
+				return
+			}
 		}
-	}(w.addrs)
+	}
 }
 
 func (w *watcher) run(ctx context.Context) {
@@ -79,27 +91,30 @@ func (w *watcher) run(ctx context.Context) {
 	}
 }
 
-// follow handles announcements until ctx ends (true) or a subscription breaks (false), as it does when too many
-// announcements come at once.
+// follow handles announcements until ctx ends (true) or the subscription breaks (false).
 func (w *watcher) follow(ctx context.Context) bool {
 	for {
 		select {
 		case <-ctx.Done():
 			w.close()
 			return true
-		case u, ok := <-w.links:
+		case m, ok := <-w.news:
 			if !ok {
 				return false
 			}
-			if slices.Contains(w.attacher.lan, u.Link.Attrs().Name) {
-				w.attach()
-			}
-		case _, ok := <-w.addrs:
-			if !ok {
-				return false
-			}
-			w.refresh()
+			w.handle(m)
 		}
+	}
+}
+
+func (w *watcher) handle(m netlink.Message) {
+	switch m.Header.Type {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		if i, err := parseInterface(m.Data); err != nil || slices.Contains(w.attacher.lan, i.name) {
+			w.attach()
+		}
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		w.refresh()
 	}
 }
 

@@ -1,0 +1,369 @@
+package steer
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// This file speaks rtnetlink(7): the few requests about interfaces, rules, routes and tc filters that steering needs,
+// and no more. A request is a fixed header (struct ifinfomsg, fib_rule_hdr, rtmsg or tcmsg, in the machine's byte order)
+// and attributes after it. Errors are the kernel's plain error numbers.
+//
+// Rules and routes are deleted by sending back what the kernel listed, as iproute2's flush does: that deletes exactly
+// the one meant, whatever it carries.
+
+const (
+	sizeIfInfo  = unix.SizeofIfInfomsg
+	sizeRoute   = unix.SizeofRtMsg // struct rtmsg, and fib_rule_hdr
+	sizeTraffic = 20               // struct tcmsg
+
+	// linux/pkt_sched.h, linux/pkt_cls.h
+	clsactHandle  = 0xffff0000
+	clsactParent  = 0xfffffff1 // TC_H_CLSACT
+	clsactIngress = 0xfffffff2 // TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
+	tcaBPFFd      = 6
+	tcaBPFName    = 7
+	tcaBPFFlags   = 8
+	tcaBPFDirect  = 1 // TCA_BPF_FLAG_ACT_DIRECT
+)
+
+var errNoInterface = errors.New("no such interface")
+
+// request opens a socket in the network namespace of the calling thread, sends one request and returns the bodies of
+// the replies. A list that changed while the kernel wrote it is asked for again.
+func request(typ uint16, flags netlink.HeaderFlags, header []byte, attributes *netlink.AttributeEncoder) ([][]byte, error) {
+	body := header
+	if attributes != nil {
+		encoded, err := attributes.Encode()
+		if err != nil {
+			return nil, err
+		}
+		body = append(body, encoded...)
+	}
+	c, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return nil, plainError(err)
+	}
+	defer c.Close()
+	const tries = 10
+	for range tries {
+		replies, err := c.Execute(netlink.Message{
+			Header: netlink.Header{Type: netlink.HeaderType(typ), Flags: netlink.Request | flags},
+			Data:   body,
+		})
+		if err != nil {
+			return nil, plainError(err)
+		}
+		if bodies, whole := bodiesOf(replies); whole {
+			return bodies, nil
+		}
+	}
+	return nil, unix.EINTR
+}
+
+// bodiesOf also tells whether the list is whole.
+func bodiesOf(replies []netlink.Message) (bodies [][]byte, whole bool) {
+	for _, m := range replies {
+		if m.Header.Flags&netlink.DumpInterrupted != 0 {
+			return nil, false
+		}
+		bodies = append(bodies, m.Data)
+	}
+	return bodies, true
+}
+
+func change(typ uint16, flags netlink.HeaderFlags, header []byte, attributes *netlink.AttributeEncoder) error {
+	_, err := request(typ, flags|netlink.Acknowledge, header, attributes)
+	return err
+}
+
+// plainError leaves out what the library says around the kernel's error number.
+func plainError(err error) error {
+	if errno := syscall.Errno(0); errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}
+
+// attributesOf calls f for each attribute behind a header of the size given.
+func attributesOf(body []byte, size int, f func(typ uint16, d *netlink.AttributeDecoder)) error {
+	if len(body) < size {
+		return fmt.Errorf("the kernel's message has %d bytes; its header alone takes %d", len(body), size)
+	}
+	d, err := netlink.NewAttributeDecoder(body[size:])
+	if err != nil {
+		return err
+	}
+	for d.Next() {
+		f(d.Type(), d)
+	}
+	return d.Err()
+}
+
+// iface is what steering needs to know of an interface.
+type iface struct {
+	index  int
+	name   string
+	kind   string // "bridge", "vlan", ...; "" for hardware
+	master int    // index of the bridge or bond that it is a port of, or 0
+	lower  int    // index of the interface that a VLAN is on top of, or 0
+}
+
+func interfaceHeader(index int, flags, mask uint32) []byte {
+	b := make([]byte, 4, sizeIfInfo)
+	b = binary.NativeEndian.AppendUint32(b, uint32(index))
+	b = binary.NativeEndian.AppendUint32(b, flags)
+	return binary.NativeEndian.AppendUint32(b, mask)
+}
+
+func parseInterface(body []byte) (i iface, err error) {
+	err = attributesOf(body, sizeIfInfo, func(typ uint16, d *netlink.AttributeDecoder) {
+		switch typ {
+		case unix.IFLA_IFNAME:
+			i.name = d.String()
+		case unix.IFLA_MASTER:
+			i.master = int(d.Uint32())
+		case unix.IFLA_LINK:
+			i.lower = int(d.Uint32())
+		case unix.IFLA_LINKINFO:
+			d.Nested(func(info *netlink.AttributeDecoder) error {
+				for info.Next() {
+					if info.Type() == unix.IFLA_INFO_KIND {
+						i.kind = info.String()
+					}
+				}
+				return nil
+			})
+		}
+	})
+	if err == nil {
+		i.index = int(binary.NativeEndian.Uint32(body[4:]))
+	}
+	return i, err
+}
+
+// interfaceByName returns errNoInterface for one that does not exist.
+func interfaceByName(name string) (iface, error) {
+	a := netlink.NewAttributeEncoder()
+	a.String(unix.IFLA_IFNAME, name)
+	return oneInterface(request(unix.RTM_GETLINK, 0, interfaceHeader(0, 0, 0), a))
+}
+
+func interfaceByIndex(index int) (iface, error) {
+	return oneInterface(request(unix.RTM_GETLINK, 0, interfaceHeader(index, 0, 0), nil))
+}
+
+func oneInterface(replies [][]byte, err error) (iface, error) {
+	if errors.Is(err, unix.ENODEV) || err == nil && len(replies) == 0 {
+		return iface{}, errNoInterface
+	}
+	if err != nil {
+		return iface{}, err
+	}
+	return parseInterface(replies[0])
+}
+
+func listInterfaces() (list []iface, err error) {
+	replies, err := request(unix.RTM_GETLINK, netlink.Dump, interfaceHeader(0, 0, 0), nil)
+	for _, body := range replies {
+		i, err := parseInterface(body)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, i)
+	}
+	return list, err
+}
+
+func setUp(i iface) error {
+	return change(unix.RTM_NEWLINK, 0, interfaceHeader(i.index, unix.IFF_UP, unix.IFF_UP), nil)
+}
+
+func familyHeader(family int) []byte {
+	b := make([]byte, sizeRoute)
+	b[0] = byte(family)
+	return b
+}
+
+// rule is a rule for our table. Ours is what key says when plain is set.
+type rule struct {
+	key   ruleKey
+	plain bool   // it is of our priority, for TCP to the one port, and asks for nothing else
+	raw   []byte // as the kernel listed it
+}
+
+func (r rule) String() string {
+	if r.plain {
+		return r.key.String()
+	}
+	return fmt.Sprintf("%s rule lookup %d", familyName(r.key.family), routeTable)
+}
+
+func addRule(k ruleKey) error {
+	header := familyHeader(k.family)
+	header[7] = unix.FR_ACT_TO_TBL
+	a := netlink.NewAttributeEncoder()
+	a.Uint32(unix.FRA_TABLE, routeTable)
+	a.Uint32(unix.FRA_PRIORITY, rulePriority)
+	a.String(unix.FRA_IIFNAME, k.lan)
+	a.Uint8(unix.FRA_IP_PROTO, unix.IPPROTO_TCP)
+	ports := binary.NativeEndian.AppendUint16(nil, k.port)
+	a.Bytes(unix.FRA_DPORT_RANGE, binary.NativeEndian.AppendUint16(ports, k.port))
+	return change(unix.RTM_NEWRULE, netlink.Create|netlink.Excl, header, a)
+}
+
+func deleteRule(r rule) error { return change(unix.RTM_DELRULE, 0, r.raw, nil) }
+
+// listRules lists the rules of a family that point at our table.
+func listRules(family int) (list []rule, err error) {
+	replies, err := request(unix.RTM_GETRULE, netlink.Dump, familyHeader(family), nil)
+	for _, body := range replies {
+		r, ours, err := parseRule(family, body)
+		if err != nil {
+			return nil, err
+		}
+		if ours {
+			list = append(list, r)
+		}
+	}
+	return list, err
+}
+
+func parseRule(family int, body []byte) (r rule, ours bool, err error) {
+	r = rule{key: ruleKey{family: family}, raw: body}
+	var table, priority, protocol, selectors uint32
+	var ports []byte
+	err = attributesOf(body, sizeRoute, func(typ uint16, d *netlink.AttributeDecoder) {
+		switch typ {
+		case unix.FRA_TABLE:
+			table = d.Uint32()
+		case unix.FRA_PRIORITY:
+			priority = d.Uint32()
+		case unix.FRA_IIFNAME:
+			r.key.lan = d.String()
+		case unix.FRA_IP_PROTO:
+			protocol = uint32(d.Uint8())
+		case unix.FRA_DPORT_RANGE:
+			ports = d.Bytes()
+		case unix.FRA_SRC, unix.FRA_DST, unix.FRA_FWMARK, unix.FRA_OIFNAME, unix.FRA_SPORT_RANGE:
+			selectors++
+		}
+	})
+	if err != nil || table != routeTable {
+		return rule{}, false, err
+	}
+	tos, flags := body[3], binary.NativeEndian.Uint32(body[8:])
+	if len(ports) != 4 || priority != rulePriority || protocol != unix.IPPROTO_TCP ||
+		selectors != 0 || tos != 0 || flags&unix.FIB_RULE_INVERT != 0 {
+		return r, true, nil
+	}
+	first, last := binary.NativeEndian.Uint16(ports), binary.NativeEndian.Uint16(ports[2:])
+	r.key.port, r.plain = first, first == last
+	return r, true, nil
+}
+
+// replaceLocalRoute installs `local default dev lo table 24225`.
+func replaceLocalRoute(family int, lo iface) error {
+	b := familyHeader(family) // the destination's length 0 is the default route
+	b[5], b[6], b[7] = unix.RTPROT_BOOT, unix.RT_SCOPE_HOST, unix.RTN_LOCAL
+	a := netlink.NewAttributeEncoder()
+	a.Uint32(unix.RTA_TABLE, routeTable)
+	a.Uint32(unix.RTA_OIF, uint32(lo.index))
+	return change(unix.RTM_NEWROUTE, netlink.Create|netlink.Replace, b, a)
+}
+
+func deleteRoute(raw []byte) error { return change(unix.RTM_DELROUTE, 0, raw, nil) }
+
+// listLocalRoutes lists the local routes in our table, as the kernel wrote them.
+func listLocalRoutes(family int) (list [][]byte, err error) {
+	replies, err := request(unix.RTM_GETROUTE, netlink.Dump, familyHeader(family), nil)
+	for _, body := range replies {
+		var table uint32
+		err := attributesOf(body, sizeRoute, func(typ uint16, d *netlink.AttributeDecoder) {
+			if typ == unix.RTA_TABLE {
+				table = d.Uint32()
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+		cloned := binary.NativeEndian.Uint32(body[8:])&unix.RTM_F_CLONED != 0
+		if table == routeTable && body[7] == unix.RTN_LOCAL && !cloned {
+			list = append(list, body)
+		}
+	}
+	return list, err
+}
+
+func trafficHeader(i iface, handle, parent, info uint32) []byte {
+	b := make([]byte, 4, sizeTraffic)
+	for _, field := range []uint32{uint32(i.index), handle, parent, info} {
+		b = binary.NativeEndian.AppendUint32(b, field)
+	}
+	return b
+}
+
+// filterInfo is the preference and the protocol of our filter, the latter in network byte order.
+func filterInfo() uint32 {
+	protocol := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))
+	return filterPref<<16 | uint32(protocol)
+}
+
+func kindOf(kind string) *netlink.AttributeEncoder {
+	a := netlink.NewAttributeEncoder()
+	a.String(unix.TCA_KIND, kind)
+	return a
+}
+
+func addClsact(i iface) error {
+	header := trafficHeader(i, clsactHandle, clsactParent, 0)
+	return change(unix.RTM_NEWQDISC, netlink.Create|netlink.Excl, header, kindOf("clsact"))
+}
+
+// replaceFilter installs the program as our filter, in place of any that is there.
+func replaceFilter(i iface, program int) error {
+	a := kindOf("bpf")
+	a.Nested(unix.TCA_OPTIONS, func(options *netlink.AttributeEncoder) error {
+		options.Uint32(tcaBPFFd, uint32(program))
+		options.String(tcaBPFName, filterName)
+		options.Uint32(tcaBPFFlags, tcaBPFDirect)
+		return nil
+	})
+	return change(unix.RTM_NEWTFILTER, netlink.Create, trafficHeader(i, filterHandle, clsactIngress, filterInfo()), a)
+}
+
+func deleteFilter(i iface) error {
+	return change(unix.RTM_DELTFILTER, 0, trafficHeader(i, filterHandle, clsactIngress, filterInfo()), kindOf("bpf"))
+}
+
+// listFilters returns the names of the BPF filters at our preference on the way in.
+func listFilters(i iface) (names []string, err error) {
+	replies, err := request(unix.RTM_GETTFILTER, netlink.Dump, trafficHeader(i, 0, clsactIngress, 0), nil)
+	for _, body := range replies {
+		var name string
+		err := attributesOf(body, sizeTraffic, func(typ uint16, d *netlink.AttributeDecoder) {
+			if typ == unix.TCA_OPTIONS {
+				d.Nested(func(options *netlink.AttributeDecoder) error {
+					for options.Next() {
+						if options.Type() == tcaBPFName {
+							name = options.String()
+						}
+					}
+					return nil
+				})
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+		if binary.NativeEndian.Uint32(body[16:])>>16 == filterPref {
+			names = append(names, name)
+		}
+	}
+	return names, err
+}
