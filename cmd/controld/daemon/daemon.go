@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -24,7 +25,8 @@ import (
 )
 
 const usage = `controld: the control plane of a Sealgate gateway, or a keeper that runs alone
-Usage: controld -config FILE [-check] [-log-format text|json] [-version]`
+Usage: controld -config FILE [-check] [-log-format text|json] [-version]
+       controld -join TICKET [-config FILE] [-broker URL] [-cafile FILE] [-identity DIR] [-wait TIME] [-force]`
 
 // Main runs controld until env.Ctx ends and returns the exit code.
 func Main(env cmdenv.Env) int {
@@ -33,6 +35,8 @@ func Main(env cmdenv.Env) int {
 	check := fs.Bool("check", false, "check the configuration and the files it names, and exit")
 	format := fs.String("log-format", "text", "log as text or json")
 	version := fs.Bool("version", false, "print the version and exit")
+	var join joinFlags
+	join.register(fs)
 	if code, done := env.Parse(fs); done {
 		return code
 	}
@@ -44,6 +48,14 @@ func Main(env cmdenv.Env) int {
 	if err != nil {
 		env.Errorf("controld: %v", err)
 		return cmdenv.Usage
+	}
+	named, joins := given(fs, "config"), given(fs, "join")
+	if other := join.alone(fs); other != "" && !joins {
+		env.Errorf("controld: -%s means nothing without -join", other)
+		return cmdenv.Usage
+	}
+	if joins {
+		return runJoin(env, join, *file, named, log)
 	}
 	cfg, err := config.Load(*file, config.Controller)
 	if err != nil {
@@ -58,6 +70,12 @@ func Main(env cmdenv.Env) int {
 		return cmdenv.Failed
 	}
 	return cmdenv.OK
+}
+
+// given reports whether a flag was set.
+func given(fs *flag.FlagSet, name string) (yes bool) {
+	fs.Visit(func(f *flag.Flag) { yes = yes || f.Name == name })
+	return yes
 }
 
 func runCheck(env cmdenv.Env, cfg *config.Config) int {

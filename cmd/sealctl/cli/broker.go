@@ -27,6 +27,11 @@ type brokerFlags struct {
 
 func (f *brokerFlags) register(o *options) {
 	o.text(&f.identity, "i identity", "", "DIR", "identity directory, as `sealctl fleet add` made it")
+	f.registerBroker(o)
+}
+
+// registerBroker adds the flags that do not depend on who connects.
+func (f *brokerFlags) registerBroker(o *options) {
 	o.text(&f.broker, "b broker", "", "URL", "broker, mqtt://host[:1883] or mqtts://host[:8883]; several, separated by commas, are tried in order")
 	o.text(&f.caFile, "cafile", "", "FILE", "PEM file of the broker's CA (default: the system's CAs)")
 	o.text(&f.cert, "cert", "", "FILE", "TLS client certificate, PEM (default: the identity's, if the broker trusts the fleet's CA)")
@@ -45,10 +50,15 @@ func (f *brokerFlags) registerData(o *options) {
 
 // check finds what is missing, and fills in the password.
 func (f *brokerFlags) check(env cmdenv.Env) error {
-	switch {
-	case f.identity == "":
+	if f.identity == "" {
 		return usagef("-i DIR is missing: the identity directory that `sealctl fleet add` made")
-	case f.broker == "":
+	}
+	return f.checkBroker(env)
+}
+
+// checkBroker is check without an identity.
+func (f *brokerFlags) checkBroker(env cmdenv.Env) error {
+	if f.broker == "" {
 		return usagef("-b URL is missing: the broker, for example -b mqtts://broker.example")
 	}
 	for _, u := range []string{f.broker, f.control} {
@@ -76,7 +86,7 @@ func (f *brokerFlags) check(env cmdenv.Env) error {
 // tls returns the TLS configuration. A broker that asks for certificates of the fleet's CA gets the identity's.
 func (f *brokerFlags) tls() (*tls.Config, error) {
 	cfg, err := session.TLSFiles(f.caFile, f.cert, f.key)
-	if err != nil || f.cert != "" {
+	if err != nil || f.cert != "" || f.identity == "" {
 		return cfg, err
 	}
 	pair, err := tls.LoadX509KeyPair(filepath.Join(f.identity, member.CertFile), filepath.Join(f.identity, member.KeyFile))

@@ -24,7 +24,7 @@ type command struct {
 
 func commands() []*command {
 	return []*command{
-		fleetInit(), fleetAdd(), fleetRevoke(),
+		fleetInit(), fleetAdd(), fleetTicket(), fleetTickets(), fleetServe(), fleetRevoke(),
 		policySign(), policyPublish(),
 		subCommand(), pubCommand(),
 		statusCommand(), rotateCommand(), doctorCommand(), versionCommand(),

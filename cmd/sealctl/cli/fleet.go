@@ -68,10 +68,11 @@ func runFleetAdd(env cmdenv.Env, c *command, args []string) error {
 	case !crypto.ValidName(name):
 		return usagef("--name %q: want 1 to 63 characters a-z 0-9 . _ -, the first a letter or digit", name)
 	}
-	f, err := openFleet(o.args[0])
+	f, unlock, err := lockFleet(o.args[0])
 	if err != nil {
 		return err
 	}
+	defer unlock()
 	now := time.Now()
 	if err := f.enrol(crypto.Role(role), name, now); err != nil {
 		return err
@@ -130,10 +131,11 @@ func runFleetRevoke(env cmdenv.Env, c *command, args []string) error {
 	if name == "" {
 		return usagef("--name NAME is missing: whom to revoke")
 	}
-	f, err := openFleet(o.args[0])
+	f, unlock, err := lockFleet(o.args[0])
 	if err != nil {
 		return err
 	}
+	defer unlock()
 	signed, err := f.revoke(name, time.Now())
 	if err != nil {
 		return err

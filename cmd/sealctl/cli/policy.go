@@ -33,10 +33,11 @@ func runPolicySign(env cmdenv.Env, c *command, args []string) error {
 	if err := o.parse(env, args, 1, 1); err != nil {
 		return err
 	}
-	f, err := openFleet(o.args[0])
+	f, unlock, err := lockFleet(o.args[0])
 	if err != nil {
 		return err
 	}
+	defer unlock()
 	signed, err := f.sign(time.Now())
 	if err != nil {
 		return err
