@@ -51,11 +51,13 @@ type link struct {
 	conn   *session.Conn
 	work   chan control.Output
 	cancel context.CancelFunc
+
+	refused map[string]context.CancelFunc // subscriptions that are asked for again; owned by run
 }
 
 func newLink(ctx context.Context, m *Member, c *session.Conn) *link {
 	ctx, cancel := context.WithCancel(ctx)
-	l := &link{conn: c, work: make(chan control.Output, linkBacklog), cancel: cancel}
+	l := &link{conn: c, work: make(chan control.Output, linkBacklog), cancel: cancel, refused: make(map[string]context.CancelFunc)}
 	go l.run(ctx, m)
 	return l
 }
@@ -102,10 +104,19 @@ func (l *link) do(ctx context.Context, out control.Output) (first error) {
 	wait, cancel := context.WithTimeout(ctx, grantWait)
 	defer cancel()
 	for _, filter := range out.Unsubscribe {
+		if stop := l.refused[filter]; stop != nil {
+			stop()
+			delete(l.refused, filter)
+		}
 		keep(l.conn.Unsubscribe(wait, filter))
 	}
 	for _, filter := range out.Subscribe {
-		keep(l.conn.Subscribe(wait, filter, 1))
+		err := l.conn.Subscribe(wait, filter, 1)
+		if keep(err); errors.Is(err, session.ErrRefused) {
+			again, stop := context.WithCancel(ctx)
+			l.refused[filter] = stop
+			go l.conn.Insist(again, filter, 1)
+		}
 	}
 	for _, p := range out.Publish {
 		if ctx.Err() != nil {

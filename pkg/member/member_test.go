@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -87,6 +88,29 @@ func TestRotate(t *testing.T) {
 	}
 	if _, err := gateway.Rotate(t.Context(), "nonesuch"); err == nil {
 		t.Error("there is no such group")
+	}
+}
+
+// A cluster that has lost a node refuses subscriptions for some seconds: they are asked for again on the
+// same connection.
+func TestRefusedSubscriptionIsAskedForAgain(t *testing.T) {
+	var refusals atomic.Int32
+	b := embedded.Start(t, embedded.Options{Refuse: func(filter string) bool {
+		return filter == "sealgate/keys/plant" && refusals.Add(-1) >= 0
+	}})
+	f := newFleet(t, "f")
+	gateway := start(t, f.config(crypto.RoleGateway, "gw1", b.URL()))
+	await(t, gateway, "a key", maySend)
+	refusals.Store(2)
+	reader := start(t, f.config(crypto.RoleSubscriber, "alice", b.URL()))
+	await(t, reader, "a key", mayRead)
+	next, err := gateway.Rotate(t.Context(), "plant")
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, reader, "the new key", func(s *member.State) bool { return s.Keys.Keys("plant")[0].Epoch == next })
+	if refusals.Load() > 0 {
+		t.Error("nothing was refused")
 	}
 }
 

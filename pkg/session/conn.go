@@ -16,6 +16,9 @@ import (
 // ErrLost says that the connection ended before what was asked for was acknowledged.
 var ErrLost = errors.New("connection to the broker lost")
 
+// ErrRefused says that the broker answered a SUBSCRIBE with a failure code.
+var ErrRefused = errors.New("the broker refused it")
+
 // Conn is one live connection. Its methods may be called from any goroutine.
 type Conn struct {
 	client mqtt.Client
@@ -162,11 +165,30 @@ func (c *Conn) Subscribe(ctx context.Context, filter string, qos byte) error {
 	if t, ok := token.(*mqtt.SubscribeToken); ok {
 		for _, code := range t.Result() {
 			if code > 2 {
-				return fmt.Errorf("subscribe to %q: the broker refused it; allow this user to read it in the broker's access list", filter)
+				return fmt.Errorf("subscribe to %q: %w; allow this user to read it in the broker's access list", filter, ErrRefused)
 			}
 		}
 	}
 	return nil
+}
+
+// Insist subscribes like Subscribe, again and again as long as the broker refuses: a cluster that has
+// just lost a node refuses what it will grant some seconds later. Other errors end it.
+func (c *Conn) Insist(ctx context.Context, filter string, qos byte) error {
+	var pauses backoff
+	for {
+		err := c.Subscribe(ctx, filter, qos)
+		if !errors.Is(err, ErrRefused) {
+			return err
+		}
+		select {
+		case <-time.After(pauses.next()):
+		case <-c.done:
+			return ErrLost
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // Unsubscribe ends a subscription and returns when the broker has acknowledged it.

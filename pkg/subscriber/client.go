@@ -340,8 +340,12 @@ func (c *Client) up(conn *session.Conn) {
 	}
 	go func() {
 		for _, f := range again {
-			if err := conn.Subscribe(c.ctx, f.name, f.qos); err != nil && c.ctx.Err() == nil {
+			err := conn.Subscribe(c.ctx, f.name, f.qos)
+			if err != nil && c.ctx.Err() == nil {
 				c.log.Warn("subscription is missing after reconnecting", "error", err)
+			}
+			if errors.Is(err, session.ErrRefused) {
+				go conn.Insist(c.ctx, f.name, f.qos)
 			}
 		}
 	}()

@@ -25,6 +25,10 @@ type Options struct {
 	// flags, or return false to drop it (it is acknowledged all the same).
 	Meddle func(topic string, payload []byte) (out []byte, forward bool)
 
+	// Refuse, if set, is asked for every filter of a SUBSCRIBE (and every topic that is delivered), and
+	// returns true to refuse it.
+	Refuse func(filter string) bool
+
 	// Hook, if set, is asked behind the broker's own.
 	Hook mochi.Hook
 }
@@ -163,7 +167,9 @@ func (h *hook) OnConnectAuthenticate(_ *mochi.Client, pk packets.Packet) bool {
 	return o.Username == "" || string(pk.Connect.Username) == o.Username && string(pk.Connect.Password) == o.Password
 }
 
-func (h *hook) OnACLCheck(*mochi.Client, string, bool) bool { return true }
+func (h *hook) OnACLCheck(_ *mochi.Client, topic string, write bool) bool {
+	return write || h.b.opts.Refuse == nil || !h.b.opts.Refuse(topic)
+}
 
 func (h *hook) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Packet, error) {
 	if cl.Net.Inline {
