@@ -24,7 +24,8 @@ type keeperState struct {
 	signature bucket
 	seen      map[[16]byte]struct{}      // nonces taken in, see order
 	order     [][16]byte                 // the same, oldest first; at most MaxSeenNonces
-	served    map[[32]byte]time.Duration // when each certificate's bucket of MemberBurst Grants is full again, if later than now
+	served    map[[32]byte]time.Duration // when each certificate's bucket of MemberBurst Grants is full again, unless that has passed
+	sweepAt   time.Duration              // forget those of served that have passed
 }
 
 // pendingHello is a Hello that waits for its answer.
@@ -47,12 +48,15 @@ func (k *keeperState) drop() {
 }
 
 func (k *keeperState) due(now time.Duration) time.Duration {
-	due := k.batchAt
+	due, ready := k.batchAt, k.hpke.ready(now)
 	for _, p := range k.grants {
+		if due <= ready {
+			break // nobody behind is answered sooner
+		}
 		if p.held {
 			due = min(due, p.expires)
 		} else {
-			due = min(due, max(p.after, k.hpke.ready(now)))
+			due = min(due, max(p.after, ready))
 		}
 	}
 	return due
@@ -98,6 +102,12 @@ func (m *Machine) keepsAny() bool {
 
 // receiveHello checks a Hello and queues it (spec 6.5).
 func (m *Machine) receiveHello(msg []byte) {
+	// A large fleet that boots at once is turned away for a hundredth of what an answer costs. Only
+	// a Hello for keys is as long as the key in it.
+	if len(msg) > crypto.InboxPublicSize && len(m.keeper.grants) >= MaxPendingHellos {
+		m.refuse(KindHello, "", crypto.Member{}, ErrFlood)
+		return
+	}
 	payload, from, err := m.verify(msg, KindHello)
 	if err != nil {
 		m.refuse(KindHello, "", from, err)
@@ -211,13 +221,23 @@ func enqueue(queue *[]*pendingHello, p *pendingHello, limit int) error {
 	return nil
 }
 
-// runKeeper answers as many as the rate allows.
+// runKeeper answers as many as the rate allows. Thousands may wait: whoever stands behind the one
+// that the rate stops is not looked at.
 func (m *Machine) runKeeper() {
 	k, now := &m.keeper, m.now.Mono
-	k.grants = slices.DeleteFunc(k.grants, func(p *pendingHello) bool { return p.expires <= now })
-	maps.DeleteFunc(k.served, func(_ [32]byte, full time.Duration) bool { return full <= now })
+	if k.sweepAt <= now {
+		k.sweepAt = now + MemberInterval
+		maps.DeleteFunc(k.served, func(_ [32]byte, full time.Duration) bool { return full <= now })
+	}
 	waiting := k.grants[:0]
-	for _, p := range k.grants {
+	for i, p := range k.grants {
+		if p.expires <= now {
+			continue
+		}
+		if k.hpke.ready(now) > now {
+			waiting = append(waiting, k.grants[i:]...)
+			break
+		}
 		p.after = k.served[p.from.CertHash] - (MemberBurst-1)*MemberInterval
 		if p.held = m.held(p); p.held || p.after > now || !k.hpke.take(now) {
 			waiting = append(waiting, p)
