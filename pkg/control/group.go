@@ -34,8 +34,8 @@ type group struct {
 	alone   bool          // the only keeper: nobody else can confirm anything
 	warned  bool          // that no answer has come for long
 
-	subscribed bool // to its announcements, in this session
-	seenCopy   bool // the broker has shown an announcement in this session
+	subscribed bool     // to its announcements, in this session
+	copy       [32]byte // the newest commitment in what the broker has shown in this session; zero: nothing
 
 	keys     []*key       // ascending: the newest last
 	lineages []*lineage   // KEKs, oldest first

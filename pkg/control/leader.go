@@ -45,10 +45,10 @@ func (m *Machine) runLeader(g *group) {
 		m.mint(g, g.under == nil || accessChanged(g.under.Document, m.policy.Document, g.name), "new policy")
 	case l.rotateAt <= now:
 		m.mint(g, now-g.born >= GenerationMaxAge, "scheduled rotation")
-	case l.announceAt <= now && g.shown == nil:
-		m.mint(g, false, "the broker has no announcement")
+	case l.announceAt <= now && !g.canAnnounce():
+		m.mint(g, false, "the broker does not show the newest epoch")
 	}
-	if l.announceAt <= now && g.shown != nil {
+	if l.announceAt <= now && g.canAnnounce() {
 		m.announce(g)
 	}
 }
@@ -246,6 +246,11 @@ func (m *Machine) announce(g *group) {
 	l.announceAt = m.now.Mono + min(EchoWait<<min(l.tries, 8), RepublishInterval) + m.jitter(EchoWait/2)
 	l.announcedAt = m.now.Mono
 	l.tries++
+}
+
+// canAnnounce reports whether the announcement held is of the newest epoch: a keeper may have been given that in a Grant.
+func (g *group) canAnnounce() bool {
+	return g.shown != nil && len(g.wraps) > 0 && g.newest() != nil && g.wraps[0].Wrap.Commitment == g.newest().commitment
 }
 
 // announceSoon has the announcement published again, at most once each EchoWait.

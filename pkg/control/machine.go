@@ -116,7 +116,7 @@ func (m *Machine) dropSession() {
 	m.out.Publish, m.out.Subscribe, m.out.Unsubscribe = nil, nil, nil
 	for _, g := range m.groups {
 		g.ask.reset()
-		g.subscribed, g.seenCopy = false, false
+		g.subscribed, g.copy = false, [32]byte{}
 	}
 }
 

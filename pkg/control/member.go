@@ -420,7 +420,7 @@ func (m *Machine) receiveEpoch(name string, msg []byte) {
 		m.refuse(KindEpoch, name, from, err)
 		return
 	}
-	g.seenCopy = true
+	g.copy = e.Wraps[0].Wrap.Commitment
 	if g.leader {
 		m.leaderSees(g, e, from, msg)
 		return

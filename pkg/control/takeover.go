@@ -143,7 +143,7 @@ func (m *Machine) runTakeover(g *group) {
 		return
 	}
 	l.rotateAt = max(now, g.newest().learned+g.def.Rotate)
-	if !g.seenCopy {
+	if g.copy != g.newest().commitment {
 		l.announceAt = now + CopyWait
 	}
 }

@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -424,5 +425,74 @@ func TestLoneKeeperNeedsNobody(t *testing.T) {
 	}
 	if n := w.count(KindLease, 0) + w.count(KindHello, 0); n != 0 {
 		t.Errorf("%d leases and Hellos to nobody", n)
+	}
+}
+
+// TestKeepersConverge: whatever partitions, losses, restarts and rotations there were, once the network is well one
+// keeper leads, everybody has the same newest epoch and senders seal under it.
+func TestKeepersConverge(t *testing.T) {
+	for seed := range uint64(6) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { converge(t, seed) })
+	}
+}
+
+func converge(t *testing.T, seed uint64) {
+	w, gw, _ := keepers(t, 3)
+	w.add(crypto.RoleGateway, "gw8").connect()
+	w.add(crypto.RoleSubscriber, "bob").connect()
+	rng := rand.New(rand.NewPCG(seed, 11))
+	for range 25 {
+		switch rng.IntN(7) {
+		case 0, 1:
+			sides := make([][]*node, 2)
+			for _, n := range w.nodes {
+				i := rng.IntN(2)
+				sides[i] = append(sides[i], n)
+			}
+			w.split(sides...)
+		case 2:
+			w.cut = nil
+		case 3:
+			n := w.nodes[rng.IntN(len(w.nodes))]
+			n.disconnect()
+			n.boot()
+			n.connect()
+		case 4:
+			n := w.nodes[rng.IntN(len(w.nodes))]
+			if n.subs != nil {
+				n.disconnect()
+			} else {
+				n.connect()
+			}
+		case 5:
+			w.drop = func(*node, string) bool { return rng.IntN(100) < 20 }
+			w.latency = func() time.Duration { return time.Duration(rng.IntN(2000)) * time.Millisecond }
+			w.repeat = rng.IntN(2) == 0
+		case 6:
+			w.drop, w.latency, w.repeat = nil, nil, false
+		}
+		if n := gw[rng.IntN(3)]; n.subs != nil {
+			n.m.Rotate(w.now(), "default")
+			n.flush()
+		}
+		w.run(time.Duration(rng.IntN(40)) * time.Second)
+	}
+	w.drop, w.latency, w.repeat, w.cut = nil, nil, false, nil
+	for _, n := range w.nodes {
+		n.connect()
+	}
+	w.run(3 * time.Minute)
+	if l := w.leaders(); len(l) != 1 {
+		t.Fatalf("leaders %v", l)
+	}
+	w.mustAgree()
+	newest := gw[0].ring.Keys("default")[0].ID
+	for _, n := range w.nodes {
+		if n.ring.Keys("default")[0].ID != newest {
+			t.Errorf("%s has another newest key", n.name())
+		}
+		if k := n.sendKey(); n.id.Member().Role == crypto.RoleGateway && (k == nil || k.ID != newest) {
+			t.Errorf("%s seals under %v, newest %v:%s", n.name(), k, newest, describe(n.events))
+		}
 	}
 }
