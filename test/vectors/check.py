@@ -180,7 +180,7 @@ def check_announcement(v):
         same("new epochs", shown(got[1]), v["epochs"])
 
 
-KINDS = ("envelope", "keys", "epoch", "sign1", "window", "mlkem", "hpke")
+KINDS = ("envelope", "keys", "epoch", "sign1", "window", "mlkem", "hpke", "control", "grant", "announcement")
 
 
 unknown = {}  # control messages that control_ref cannot parse yet, by kind

@@ -102,8 +102,8 @@ def granted_key(item):
 
 
 def granted_group(item):
-    group, generation, following, kek, keys = array(item, 5, 5)
-    g = {"group": name(group), "generation": counted(generation), "next": counted(following), "kek": octets(kek, 32)}
+    group, generation, founder, following, kek, keys = array(item, 6, 6)
+    g = {"group": name(group), "generation": counted(generation), "founder": name(founder), "next": counted(following), "kek": octets(kek, 32)}
     g["keys"] = [granted_key(k) for k in array(keys, 1, 1024)]
     epochs = [k["epoch"] for k in g["keys"]]
     if epochs != sorted(epochs, reverse=True):
@@ -125,16 +125,16 @@ def grant_info(signed_hello, keeper_hash, policy_hash):
 
 
 def epoch(payload):
-    group, policy, policy_hash, generation, wraps = head(payload, "epoch", 6)
+    group, policy, policy_hash, generation, founder, wraps = head(payload, "epoch", 7)
 
     def one(item):
-        num, activate, salt, committed, ciphertext = array(item, 5, 5)
+        num, minter, activate, salt, committed, ciphertext = array(item, 6, 6)
         return {
-            "number": counted(num), "activate_after_ms": number(activate, 0, DAY), "salt": octets(salt, 32),
+            "number": counted(num), "minter": name(minter), "activate_after_ms": number(activate, 0, DAY), "salt": octets(salt, 32),
             "commitment": octets(committed, 32), "ciphertext": octets(ciphertext, 48),
         }  # fmt: skip
 
-    e = {"group": name(group), "policy_version": version(policy), "policy_hash": octets(policy_hash, 32), "generation": counted(generation)}
+    e = {"group": name(group), "policy_version": version(policy), "policy_hash": octets(policy_hash, 32), "generation": counted(generation), "founder": name(founder)}
     e["wraps"] = [one(w) for w in array(wraps, 1, 8)]
     newest = e["wraps"][0]["number"]
     if [w["number"] for w in e["wraps"]] != [newest - i for i in range(len(wraps))]:
@@ -142,20 +142,31 @@ def epoch(payload):
     return e
 
 
-def confirm(payload):
-    policy, policy_hash, groups, nonces = head(payload, "confirm", 5)
-
+def newest_epochs(groups):
     def group(item):
         n, generation, num, committed = array(item, 4, 4)
         return {"group": name(n), "generation": counted(generation), "number": counted(num), "commitment": octets(committed, 32)}
 
+    return ascending([group(g) for g in array(groups, 1, 256)])
+
+
+def confirm(payload):
+    policy, policy_hash, groups, nonces = head(payload, "confirm", 5)
     return {
         "policy_version": version(policy), "policy_hash": octets(policy_hash, 32),
-        "groups": ascending([group(g) for g in array(groups, 1, 256)]), "nonces": [octets(n, 16) for n in array(nonces, 1, 64)],
+        "groups": newest_epochs(groups), "nonces": [octets(n, 16) for n in array(nonces, 1, 64)],
     }  # fmt: skip
 
 
-PARSERS = {"hello": hello, "grant": grant, "grant-keys": grant_keys, "epoch": epoch, "confirm": confirm}
+def lease(payload):
+    policy, policy_hash, boot, tick, groups = head(payload, "lease", 6)
+    return {
+        "policy_version": version(policy), "policy_hash": octets(policy_hash, 32),
+        "boot": octets(boot, 16), "tick": counted(tick), "groups": newest_epochs(groups),
+    }  # fmt: skip
+
+
+PARSERS = {"hello": hello, "grant": grant, "grant-keys": grant_keys, "epoch": epoch, "confirm": confirm, "lease": lease}
 
 
 # Section 3.2: who may say what
@@ -209,7 +220,7 @@ class Member:
         return taken
 
     def take_epoch(self, group, message, kek, highest):
-        """Section 6.3. kek has generation, keeper, next and kek; highest is the highest epoch known.
+        """Section 6.3. kek has generation, founder, next and kek; highest is the highest epoch known.
 
         Returns the KEK as it is afterwards, and the epochs that are new, oldest first."""
         payload, sender, _ = self.verify(message, "epoch", MAX_EPOCH_MESSAGE)
@@ -218,13 +229,16 @@ class Member:
             raise Refused("keeper", sender)
         if e["group"] != group:
             raise Refused("topic", e["group"])
+        for w in e["wraps"]:
+            if not self.keeps(w["minter"], group):
+                raise Refused("keeper", w["minter"])
         self.check_policy(e)
         newest = [e["policy_version"], e["generation"], e["wraps"][0]["number"]]
         if newest < highest:
             raise Refused("stale", newest)
         if newest[1] > highest[1] + MAX_GENERATION_JUMP or newest[2] > highest[2] + MAX_NUMBER_JUMP:
             raise Refused("jump", newest)
-        if (kek["generation"], kek["keeper"]) != (e["generation"], sender) or newest[2] < kek["next"]:
+        if (kek["generation"], kek["founder"]) != (e["generation"], e["founder"]) or newest[2] < kek["next"]:
             raise Refused("kek", "no KEK of this generation")
         following, key, taken = kek["next"], kek["kek"], []
         for w in reversed(e["wraps"]):
@@ -232,9 +246,9 @@ class Member:
                 continue
             while following < w["number"]:
                 following, key = following + 1, ratchet(key, group)
-            context = self.fleet, group, e["generation"], w["number"], sender
+            context = self.fleet, group, e["generation"], w["number"], w["minter"]
             secret = unwrap(key, w["salt"], w["commitment"], w["ciphertext"], *context)
             following, key = following + 1, ratchet(key, group)
-            taken.append({"number": w["number"], "activate_after_ms": w["activate_after_ms"], "secret": secret,
+            taken.append({"number": w["number"], "minter": w["minter"], "activate_after_ms": w["activate_after_ms"], "secret": secret,
                           "commitment": w["commitment"], "key_id": w["commitment"][:4]})  # fmt: skip
         return {**kek, "next": following, "kek": key}, taken
