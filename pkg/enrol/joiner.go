@@ -144,7 +144,7 @@ func (j *Joiner) offered(now Time, payload []byte) error {
 	if len(payload) == 0 || j.Found() {
 		return nil
 	}
-	if Anchor(sha256.Sum256(payload)) != j.ticket.Anchor {
+	if len(payload) > MaxOffer || Anchor(sha256.Sum256(payload)) != j.ticket.Anchor {
 		j.distrust("an operator's offer was ignored, since it is not the one that the ticket names.")
 		return nil
 	}
