@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -68,5 +69,61 @@ func TestObjects(t *testing.T) {
 	}
 	if len(programs) == 2 && programs[0].Type != programs[1].Type {
 		t.Errorf("programs of types %v and %v", programs[0].Type, programs[1].Type)
+	}
+}
+
+// TestParse compares what Load makes of the objects with what the library does.
+func TestParse(t *testing.T) {
+	for _, name := range []string{"steer_bpfel.o", "steer_bpfeb.o"} {
+		want, err := ebpf.LoadCollectionSpec(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		object, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		program, maps, err := parseObject(object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range want.Maps {
+			m.Extra, m.Contents, m.Tags = nil, nil, nil
+		}
+		if !reflect.DeepEqual(maps, want.Maps) {
+			t.Errorf("%s: maps %v; want %v", name, maps, want.Maps)
+		}
+		p := want.Programs[SteerProgSealgateSteer]
+		if program.Name != p.Name || program.Type != p.Type || program.AttachType != p.AttachType || program.Flags != p.Flags ||
+			program.License != p.License || program.ByteOrder != p.ByteOrder {
+			t.Errorf("%s: program %+v; want %+v", name, program, p)
+		}
+		if len(program.Instructions) != len(p.Instructions) {
+			t.Fatalf("%s: %d instructions; want %d", name, len(program.Instructions), len(p.Instructions))
+		}
+		for i, in := range program.Instructions {
+			want := p.Instructions[i]
+			same := in.OpCode == want.OpCode && in.Dst == want.Dst && in.Src == want.Src && in.Offset == want.Offset &&
+				in.Constant == want.Constant && in.Reference() == want.Reference()
+			if !same {
+				t.Errorf("%s: instruction %d is %v; want %v", name, i, in, want)
+			}
+		}
+	}
+}
+
+// TestParseCut holds that a damaged object is an error, or at any rate not a panic.
+func TestParseCut(t *testing.T) {
+	object, err := os.ReadFile("steer_bpfel.o")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := 0; n < len(object); n += 3 {
+		if _, _, err := parseObject(object[:n]); err == nil {
+			t.Errorf("%d of %d bytes are enough", n, len(object))
+		}
+		damaged := bytes.Clone(object)
+		damaged[n] ^= 0xff
+		parseObject(damaged)
 	}
 }

@@ -14,18 +14,18 @@ import (
 
 // program is the classifier in the kernel, with its maps. Attached programs live on when it is closed.
 type program struct {
-	objects bpf.SteerObjects
+	objects *bpf.SteerObjects
 }
 
 func loadProgram() (*program, error) {
 	if err := rlimit.RemoveMemlock(); err != nil { // kernels before 5.11 count maps against it
 		return nil, fmt.Errorf("load the classifier: lift the limit on locked memory: %w: run gatewayd as root or with CAP_SYS_RESOURCE", err)
 	}
-	p := &program{}
-	if err := bpf.LoadSteerObjects(&p.objects, nil); err != nil {
+	objects, err := bpf.Load()
+	if err != nil {
 		return nil, programError("load the classifier", err)
 	}
-	return p, nil
+	return &program{objects}, nil
 }
 
 func (p *program) close() { p.objects.Close() }
