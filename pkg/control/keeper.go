@@ -17,10 +17,11 @@ import (
 
 // keeperState is what a keeper remembers of those who ask.
 type keeperState struct {
-	grants    []*pendingHello // at most MaxPendingHellos, oldest first
+	grants    []*pendingHello // at most MaxPendingHellos, by class, oldest first
 	confirms  []*pendingHello // at most MaxPendingConfirms
 	batchAt   time.Duration   // answer confirms then
 	hpke      bucket
+	late      bucket // Hellos that are looked at although the line is full: one of a gateway's still gets a place
 	signature bucket
 	seen      map[[16]byte]struct{}      // nonces taken in, see order
 	order     [][16]byte                 // the same, oldest first; at most MaxSeenNonces
@@ -32,14 +33,41 @@ type keeperState struct {
 type pendingHello struct {
 	hello   *Hello
 	from    crypto.Member
+	class   class
 	digest  []byte // the signed Hello, which the Grant's HPKE info binds
 	expires time.Duration
 	after   time.Duration // not to be answered before, for its member has had its share
 	held    bool          // a group of it is not ready: its epoch is not made, or not yet seen at the broker
 }
 
+// class is the order in which members are served: those without whom data stands still come first.
+type class uint8
+
+const (
+	classGateway class = iota // seals for its devices
+	classKeeper               // may have to take over
+	classSender               // another member that may seal
+	classReader
+)
+
+// classOf is a member's best class in the groups of a Hello.
+func (m *Machine) classOf(groups []HelloGroup, who crypto.Member) class {
+	best := classReader
+	for _, hg := range groups {
+		switch def := m.groups[hg.Name].def; {
+		case def.MayPublish(who) && who.Role == crypto.RoleGateway:
+			return classGateway
+		case def.Keeper(who):
+			best = min(best, classKeeper)
+		case def.MayPublish(who):
+			best = min(best, classSender)
+		}
+	}
+	return best
+}
+
 func (k *keeperState) init(rate int) {
-	*k = keeperState{batchAt: never, hpke: newBucket(rate, 2*rate), signature: newBucket(ConfirmRate, ConfirmBurst), seen: make(map[[16]byte]struct{}), served: make(map[[32]byte]time.Duration)}
+	*k = keeperState{batchAt: never, hpke: newBucket(rate, 2*rate), late: newBucket(rate, rate), signature: newBucket(ConfirmRate, ConfirmBurst), seen: make(map[[16]byte]struct{}), served: make(map[[32]byte]time.Duration)}
 }
 
 // drop forgets who waits; they ask again.
@@ -104,7 +132,8 @@ func (m *Machine) keepsAny() bool {
 func (m *Machine) receiveHello(msg []byte) {
 	// A large fleet that boots at once is turned away for a hundredth of what an answer costs. Only
 	// a Hello for keys is as long as the key in it.
-	if len(msg) > crypto.InboxPublicSize && len(m.keeper.grants) >= MaxPendingHellos {
+	if n := len(m.keeper.grants); len(msg) > crypto.InboxPublicSize && n >= MaxPendingHellos &&
+		(m.keeper.grants[n-1].class == classGateway || !m.keeper.late.take(m.now.Mono)) {
 		m.refuse(KindHello, "", crypto.Member{}, ErrFlood)
 		return
 	}
@@ -180,7 +209,7 @@ func (m *Machine) queueHello(h *Hello, from crypto.Member, msg []byte) error {
 	}
 	kept := *h
 	kept.Public, kept.Groups = slices.Clone(h.Public), mine
-	p := &pendingHello{hello: &kept, from: from, digest: slices.Clone(msg), expires: m.now.Mono + NonceLife}
+	p := &pendingHello{hello: &kept, from: from, class: m.classOf(mine, from), digest: slices.Clone(msg), expires: m.now.Mono + NonceLife}
 	queue, limit := &m.keeper.grants, MaxPendingHellos
 	if h.Want == WantConfirm {
 		queue, limit = &m.keeper.confirms, MaxPendingConfirms
@@ -194,7 +223,7 @@ func (m *Machine) queueHello(h *Hello, from crypto.Member, msg []byte) error {
 	return nil
 }
 
-// enqueue appends p, or puts it in the place of an older Hello: of the same session, or the
+// enqueue puts p behind its class, in a full line in the place of the last of a lower class, or in the place of an older Hello: of the same session, or the
 // oldest of the same member if that has MemberBurst sessions waiting already.
 func enqueue(queue *[]*pendingHello, p *pendingHello, limit int) error {
 	oldest, sessions := -1, 0
@@ -214,10 +243,14 @@ func enqueue(queue *[]*pendingHello, p *pendingHello, limit int) error {
 		(*queue)[oldest] = p
 		return nil
 	}
-	if len(*queue) >= limit {
-		return ErrFlood
+	if n := len(*queue); n >= limit {
+		if (*queue)[n-1].class <= p.class {
+			return ErrFlood
+		}
+		*queue = (*queue)[:n-1]
 	}
-	*queue = append(*queue, p)
+	at, _ := slices.BinarySearchFunc(*queue, p.class+1, func(old *pendingHello, c class) int { return cmp.Compare(old.class, c) })
+	*queue = slices.Insert(*queue, at, p)
 	return nil
 }
 

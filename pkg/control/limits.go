@@ -16,6 +16,7 @@ const (
 	HelloBackoffMax    = 30 * time.Second        // between two later ones
 	JoinJitter         = 250 * time.Millisecond  // first Hello of a session: at random within
 	GenerationJitter   = 500 * time.Millisecond  // Hello after a new generation: at random within
+	ReaderDelay        = 2 * time.Second         // members that are neither gateways nor keepers ask for a new generation so much later
 	RefillJitter       = 5 * time.Second         // Hello to fill a hole in the history: at random within
 	ConfirmBatch       = 200 * time.Millisecond  // a keeper gathers nonces this long for one signature
 	MemberInterval     = time.Second             // between two Grants of a keeper to the same member, in the long run

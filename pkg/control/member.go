@@ -477,7 +477,11 @@ func (m *Machine) takeEpoch(g *group, e *EpochMessage, from crypto.Member, msg [
 func (m *Machine) triggerKeys(g *group, e crypto.Epoch) {
 	if g.ask.trigger != e {
 		g.ask.trigger = e
-		m.wantKeys(g, m.jitter(GenerationJitter))
+		delay := m.jitter(GenerationJitter)
+		if !g.keeper && m.self.Role != crypto.RoleGateway {
+			delay += min(ReaderDelay, g.def.ActivateAfter/5) // senders first
+		}
+		m.wantKeys(g, delay)
 	}
 }
 

@@ -26,6 +26,7 @@ var constants = []struct {
 	{"HelloBackoffMax", HelloBackoffMax, "between two later ones"},
 	{"JoinJitter", JoinJitter, "first Hello of a session: at random within"},
 	{"GenerationJitter", GenerationJitter, "Hello after an announcement that could not be opened: at random within"},
+	{"ReaderDelay", ReaderDelay, "members that are neither gateways nor keepers send it this much later, at most"},
 	{"RefillJitter", RefillJitter, "Hello to fill a hole in the history: at random within"},
 	{"ConfirmBatch", ConfirmBatch, "a keeper gathers nonces this long for one signature"},
 	{"MemberInterval", MemberInterval, "between two Grants of a keeper to the same member, in the long run"},
