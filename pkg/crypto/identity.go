@@ -184,6 +184,15 @@ func newIdentity(signer crypto.Signer, m Member, chain []*x509.Certificate) (*Id
 	if pub, ok := chain[0].PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !pub.Equal(signer.Public()) {
 		return nil, fmt.Errorf("the private key is not that of the certificate of %s: take both files from the same directory", m.Name)
 	}
+	total := 0
+	for _, c := range chain {
+		if total += len(c.Raw); len(c.Raw) > maxCert {
+			return nil, fmt.Errorf("the certificate of %s has %d bytes, at most %d are allowed", c.Subject, len(c.Raw), maxCert)
+		}
+	}
+	if total > MaxChainBytes {
+		return nil, fmt.Errorf("the certificates of %s have %d bytes together, at most %d go beside each message: use fewer intermediates, or smaller ones", m.Name, total, MaxChainBytes)
+	}
 	return &Identity{signer: &signer, alg: alg, member: m, chain: chain}, nil
 }
 

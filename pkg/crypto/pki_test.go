@@ -92,6 +92,27 @@ func TestChainsThatAreRefused(t *testing.T) {
 	}
 }
 
+// A chain that would make the fleet refuse its bearer's messages is refused at once.
+func TestChainsAreBounded(t *testing.T) {
+	p := newPKI(t)
+	fat := func(bytes int) *x509.Certificate {
+		return testCert(t, p.caKey, p.gwKey.Public(), p.ca, []string{MemberURI("plant", RoleGateway, "gw1")}, func(c *x509.Certificate) {
+			for range bytes / 256 {
+				c.DNSNames = append(c.DNSNames, strings.Repeat("x", 60)+"."+strings.Repeat("x", 60)+"."+strings.Repeat("x", 60)+"."+strings.Repeat("x", 60)+".example")
+			}
+		})
+	}
+	if _, err := NewIdentity(p.gwKey, fat(4<<10)); err != nil {
+		t.Error(err)
+	}
+	if _, err := NewIdentity(p.gwKey, fat(9<<10)); err == nil || !strings.Contains(err.Error(), "at most 8192") {
+		t.Error(err)
+	}
+	if _, err := NewIdentity(p.gwKey, fat(5<<10), fat(5<<10), fat(5<<10)); err == nil || !strings.Contains(err.Error(), "fewer intermediates") {
+		t.Error(err)
+	}
+}
+
 // token is a signer like a TPM's or an HSM's: it has the key, shows the public half, and its
 // signatures are whatever answer makes of them.
 type token struct {

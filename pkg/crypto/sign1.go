@@ -18,7 +18,10 @@ import (
 const (
 	MaxSigned = 1<<20 + 64<<10 // bytes of a whole message: the largest is a policy of 1 MiB
 	MaxChain  = 4              // certificates beside it
-	MaxType   = 64             // bytes of a type's name
+
+	// MaxChainBytes bounds the certificates of a sender, so that every kind of message has room beside them.
+	MaxChainBytes = 12 << 10
+	MaxType       = 64 // bytes of a type's name
 
 	maxCert       = 8 << 10
 	signatureSize = 64
