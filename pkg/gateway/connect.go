@@ -133,9 +133,14 @@ func (c *conn) sealWill(con *mqttparse.Connect, state *State) (changed bool, err
 	w := &con.Will
 	d := c.g.decide(state, w.Topic)
 	clears := len(w.Payload) == 0 && w.Retain
+	var props propertySplit
 	switch {
-	case d.Verdict == policy.Pass, d.Verdict == policy.Seal && clears && d.ClearRetained:
+	case d.Verdict == policy.Pass:
 		return false, nil
+	case d.Verdict == policy.Seal && clears && d.ClearRetained:
+		props.split(w.Properties)
+		w.Properties = props.outer // see upPath.clear
+		return len(props.inner) > 0, nil
 	case d.Verdict != policy.Seal || clears:
 		return false, refuse(refusedDenied, notAuthorized, "policy denies the will's topic "+clip(w.Topic)+" to devices")
 	}
@@ -147,7 +152,6 @@ func (c *conn) sealWill(con *mqttparse.Connect, state *State) (changed bool, err
 	if err != nil {
 		return false, internalError(err)
 	}
-	var props propertySplit
 	props.split(w.Properties)
 	w.Properties = props.outer
 	w.Payload, _, err = s.seal.Seal(nil, props.inner, w.Payload)

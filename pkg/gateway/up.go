@@ -139,8 +139,7 @@ func (u *upPath) publish(f mqttparse.Frame) error {
 		if !s.clear {
 			return u.deny(p)
 		}
-		u.tally.add(upClear)
-		return u.forward(f, p, aliased)
+		return u.clear(f, p, aliased)
 	}
 	return u.sealTimed(s, p)
 }
@@ -246,6 +245,19 @@ func (u *upPath) forward(f mqttparse.Frame, p *mqttparse.Publish, aliased bool) 
 	}
 	u.out.b = append(u.out.b, p.Payload...)
 	return nil
+}
+
+// clear forwards a message that deletes a retained one. It has no payload to seal, and goes without
+// the properties that describe one: outside an envelope everybody could read them.
+func (u *upPath) clear(f mqttparse.Frame, p *mqttparse.Publish, aliased bool) error {
+	u.tally.add(upClear)
+	u.props.split(p.Properties)
+	if !aliased && len(u.props.inner) == 0 {
+		return u.pass(f.Raw)
+	}
+	p.Properties = u.props.outer
+	_, err := u.header(p, 0)
+	return err
 }
 
 // deny refuses a message. The device is never told that it arrived: MQTT 5 has a negative
