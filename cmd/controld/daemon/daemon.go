@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"sealgate/cmd/internal/cmdenv"
 	"sealgate/pkg/config"
@@ -166,6 +167,7 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) error {
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve(ctx) }()
 	go d.reloads(ctx, hangups)
+	go watchExpiry(ctx, log, mc.Identity, func() time.Time { return d.member.Now().Wall })
 	d.publish(ctx)
 	cancel()
 	err = errors.Join(<-served, d.member.Close())
