@@ -481,3 +481,32 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 		}
 	}
 }
+
+// Anything to anybody: nothing panics, nobody is enrolled.
+func FuzzReceive(f *testing.F) {
+	t := &testing.T{}
+	p := newPlant(t)
+	p.desk.refusals = newBucket(0, 1<<30)
+	b := p.newBox(p.ticket("gw1"), nil)
+	request := b.ask()
+	answer := p.desk.Receive(p.now, request).Answer
+	o := p.desk.Offer()
+	stranger := p.newBox(p.ticket("gw2"), nil)
+	stranger.ask()
+	seeds := [][]byte{request, answer.Payload, o.Payload, nil}
+	for _, s := range seeds {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		if r := p.desk.Receive(p.now, payload); r.Ticket != "" && string(payload) != string(request) {
+			t.Errorf("%x was taken for a ticket holder's", payload)
+		}
+		for _, topic := range []string{InboxTopic("sealgate", stranger.inbox), o.Topic} {
+			stranger.Receive(stranger.clock, topic, payload)
+			stranger.Take()
+			if e, err := stranger.Done(); e != nil || err != nil {
+				t.Errorf("%x ended it: %v, %v", payload, e, err)
+			}
+		}
+	})
+}

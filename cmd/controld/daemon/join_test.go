@@ -443,6 +443,53 @@ func TestJoinWaitsForTheOperator(t *testing.T) {
 	}
 }
 
+// A broker that is not the right one ends the attempt; one that is restarted does not.
+func TestJoinAndTheBroker(t *testing.T) {
+	s := newSite(t)
+	ticket := s.ticket("node")
+	code, said := s.join(t.TempDir(), ticket, "-cafile", filepath.Join(s.dir, "ca.crt"))
+	want(t, code, cmdenv.Failed, said, "not signed by a CA that is trusted here")
+
+	dir, diag := t.TempDir(), newOutput()
+	done := make(chan int, 1)
+	go func() { code, _ := s.joinSaying(t.Context(), diag, dir, ticket); done <- code }()
+	diag.await(t, "waiting for the operator")
+	s.broker.Stop()
+	diag.await(t, "controld: broker mqtts://")
+	s.broker.Restart()
+	s.serve()
+	if code := <-done; code != cmdenv.OK {
+		text, _ := diag.get()
+		t.Errorf("exit code %d:\n%s", code, text)
+	}
+}
+
+// Whatever anybody on the broker sends to the operator and the joiner, the join goes through, and the operator's screen stays quiet.
+func TestJoinThroughAFlood(t *testing.T) {
+	s := newSite(t)
+	ticket := s.ticket("node")
+	parsed, err := enrol.ParseTicket(ticket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	topic := enrol.RequestTopic(member.DefaultPrefix, parsed.Anchor)
+	diag, _ := s.serve()
+	request := (&enrol.Request{Sealed: make([]byte, 3000)}).Marshal()
+	for i := range 300 {
+		junk := request
+		if i%2 == 0 {
+			junk = request[:i]
+		}
+		s.broker.Inject(topic, junk, 1, false)
+	}
+	code, said := s.join(t.TempDir(), ticket)
+	want(t, code, cmdenv.OK, said)
+	diag.await(t, "gateway node has its certificate")
+	if text, _ := diag.get(); strings.Count(text, "\n") > 6 || !strings.Contains(text, "that no ticket of this fleet stands behind") {
+		t.Errorf("the operator read:\n%s", text)
+	}
+}
+
 // The answer is lost, the operator's program is started again: the joiner gets the same certificate.
 func TestLostAnswer(t *testing.T) {
 	s := newSite(t)

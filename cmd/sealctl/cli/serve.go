@@ -219,6 +219,8 @@ func (o *office) report(r enrol.Report) {
 			o.say(fmt.Sprintf("refused %d requests that no ticket of this fleet stands behind, the last because: %v", n, r.Err))
 			o.said = ""
 		}
+	case r.Answer != nil && r.Verdict == enrol.Unable:
+		o.say(fmt.Sprintf("%s cannot be enrolled now, and asks again: %v", r.Ticket, r.Err))
 	case r.Err != nil:
 		o.say(fmt.Sprintf("%s is refused: %v", r.Ticket, r.Err))
 	default:

@@ -301,7 +301,7 @@ func (j *joining) act(ctx context.Context) {
 	if j.Joiner.Found() {
 		j.doubt = errNoWord
 	}
-	if err := carry(ctx, j.conn, out.Subscribe, out.Publish); err != nil && ctx.Err() == nil {
-		j.problem(err)
+	if err := carry(ctx, j.conn, out.Subscribe, out.Publish); err != nil && ctx.Err() == nil && !errors.Is(err, session.ErrLost) {
+		j.problem(err) // a loss is reported with its reason, by the session
 	}
 }
