@@ -42,7 +42,7 @@ func TestPythonNoticesAWrongVector(t *testing.T) {
 	}
 	digit := regexp.MustCompile(`("(?:envelope|output|ciphertext|payload|sealed|key_id)": "[0-9a-f]*)([0-9a-f])"|("missing": )(\d+)`)
 	for _, name := range []string{"envelope/ok-seq-0", "envelope/parse-piv-zero", "keys/commitment", "epoch/ok", "sign1/ok-es256", "window/gap", "mlkem/reject-last", "hpke/ok-draft",
-		"control/lease-ok", "grant/ok-es256-intermediate", "announcement/ok-takeover"} {
+		"control/lease-ok", "grant/ok-es256-intermediate", "announcement/ok-takeover", "enrol/request-ok"} {
 		file := dir + "/" + name + ".json"
 		b := must(os.ReadFile(file))(t)
 		var changed []byte

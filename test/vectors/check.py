@@ -11,6 +11,7 @@ import pathlib
 import sys
 
 import control_ref
+import enrol_ref
 import hpke_ref
 import mlkem768
 import sealgate_ref as ref
@@ -180,7 +181,23 @@ def check_announcement(v):
         same("new epochs", shown(got[1]), v["epochs"])
 
 
-KINDS = ("envelope", "keys", "epoch", "sign1", "window", "mlkem", "hpke", "control", "grant", "announcement")
+def check_enrol(v):
+    if v["kind"] == "ticket":
+        got, kind = outcome(lambda: enrol_ref.ticket(v.get("text", "")))
+        if kind == "ok":
+            encoded, got = got
+            same("array", encoded, octets(v["payload"]))
+    else:
+        got, kind = outcome(lambda: enrol_ref.PARSERS[v["kind"]](octets(v.get("payload", ""))))
+    same("parsing", kind, v["expect"])
+    if kind == "ok":
+        if v["kind"] == "request":
+            got["mac_key"] = octets(v["fields"]["mac_key"])
+            same("MAC", enrol_ref.request_mac(got["mac_key"], got), got["mac"])
+        same("fields", shown(got), v["fields"])
+
+
+KINDS = ("envelope", "keys", "epoch", "sign1", "window", "mlkem", "hpke", "control", "grant", "announcement", "enrol")
 
 
 unknown = {}  # control messages that control_ref cannot parse yet, by kind
