@@ -18,7 +18,7 @@ type downPath struct {
 	aliases aliasTable
 	pub     mqttparse.Publish // scratch
 	props   propertySplit     // scratch
-	state   *State            // of this batch
+	state   *State            // of this message
 	box     *stateBox
 	tally   tally
 	gaps    uint64        // missing messages seen in this batch
@@ -73,8 +73,7 @@ func (d *downPath) discard() {
 
 // transform moves all whole packets from the input to the output.
 func (d *downPath) transform() error {
-	d.box = d.c.g.state.Load()
-	d.state, d.now = d.box.State, 0
+	d.now = 0
 	for {
 		f, n, err := d.scan.Next(d.in.unread())
 		if err != nil {
@@ -154,6 +153,8 @@ func (d *downPath) publish(f mqttparse.Frame) error {
 		}
 		p.Topic = topic
 	}
+	d.box = d.c.g.state.Load()
+	d.state = d.box.State
 	sealed, err := d.open(p)
 	if sealed || err != nil {
 		return err
@@ -285,6 +286,7 @@ func (d *downPath) flush() error {
 	}
 	_, err := d.c.dev.Write(d.out.b)
 	d.out.sent()
+	d.now = 0 // the device may have taken its time
 	if err != nil {
 		return errPeerGone
 	}

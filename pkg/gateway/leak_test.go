@@ -60,3 +60,68 @@ func TestClearingWillLeavesContentPropertiesBehind(t *testing.T) {
 		t.Errorf("not the will: %+v, %v", c.Will, err)
 	}
 }
+
+// stallingBroker lets something happen during its first write: a broker that did not read
+// for a while.
+type stallingBroker struct {
+	recorder
+	meanwhile func()
+}
+
+func (s *stallingBroker) Write(p []byte) (int, error) {
+	n, err := s.recorder.Write(p)
+	if s.meanwhile != nil {
+		s.meanwhile()
+		s.meanwhile = nil
+	}
+	return n, err
+}
+
+// A batch can stand still in its middle for as long as the broker does not read. What follows
+// goes by the policy and the keys of then, not by those of its beginning.
+func TestStateChangesWhileTheBrokerDoesNotRead(t *testing.T) {
+	const messages = 100
+	payload := string(bytes.Repeat([]byte("x"), 1000))
+	for _, tt := range []struct {
+		name, topic string
+		change      func(*fleet) *State
+		stale       func(*fleet, mqttparse.Publish) bool
+	}{
+		{"pass becomes deny", "plain/x", func(f *fleet) *State { return f.denying().state() },
+			func(*fleet, mqttparse.Publish) bool { return true }},
+		{"another generation", "s/a", func(f *fleet) *State { return f.rotate(2) },
+			func(f *fleet, p mqttparse.Publish) bool {
+				env, _, _ := f.unseal("default", p)
+				return f.state().Keys.Find("default", env.Kid.KeyID()).Epoch.Generation == 1
+			}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newFleet(t)
+			b := newBench(t, f.rotate(1), mqttparse.V311, Config{})
+			written := 0
+			broker := &stallingBroker{}
+			broker.meanwhile = func() {
+				written = len(broker.b)
+				b.g.SetState(tt.change(f))
+			}
+			b.c.upl = broker
+			var in []byte
+			for range messages {
+				in = append(in, publishPacket(mqttparse.V311, message(tt.topic, payload, 0, 0))...)
+			}
+			b.fromDevice(t, in)
+			if written == 0 || written > chunk {
+				t.Fatalf("the first write had %d bytes", written)
+			}
+			stale := 0
+			for _, p := range publishes(t, mqttparse.V311, broker.b[written:]) {
+				if tt.stale(f, p) {
+					stale++
+				}
+			}
+			if stale > 0 {
+				t.Errorf("%d messages left by the state of before", stale)
+			}
+		})
+	}
+}

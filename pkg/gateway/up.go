@@ -21,7 +21,7 @@ type upPath struct {
 	aliases aliasTable
 	pub     mqttparse.Publish // scratch
 	props   propertySplit     // scratch
-	state   *State            // of this batch
+	state   *State            // of this message
 	box     *stateBox
 	tally   tally
 	seals   uint32 // counts to the next timed one
@@ -62,8 +62,6 @@ func (u *upPath) end() {
 
 // transform moves all whole packets from the input to the output.
 func (u *upPath) transform() error {
-	u.box = u.c.g.state.Load()
-	u.state = u.box.State
 	for {
 		f, n, err := u.scan.Next(u.in.unread())
 		if err != nil {
@@ -125,6 +123,11 @@ func (u *upPath) publish(f mqttparse.Frame) error {
 			return err
 		}
 	}
+	// Room first: making it may wait for the broker, and the State is to be of after that.
+	if err := u.reserve(len(f.Raw) + len(p.Topic) + sealGrowth); err != nil {
+		return err
+	}
+	u.refresh()
 	s := u.c.sess.seals.get(p.Topic)
 	if s == nil || s.state != u.state {
 		var err error
@@ -142,6 +145,15 @@ func (u *upPath) publish(f mqttparse.Frame) error {
 		return u.clear(f, p, aliased)
 	}
 	return u.sealTimed(s, p)
+}
+
+// sealGrowth is the most that a PUBLISH grows by, topic alias aside: the envelope, and longer lengths.
+const sealGrowth = crypto.MaxOverhead + 8
+
+// refresh takes the newest State.
+func (u *upPath) refresh() {
+	u.box = u.c.g.state.Load()
+	u.state = u.box.State
 }
 
 // decide finds the stream for a message on a topic whose verdict is not known under the
@@ -193,8 +205,7 @@ func underPrefix(topic []byte, prefix string) bool {
 func (u *upPath) waitState(deadline <-chan time.Time, group string) error {
 	select {
 	case <-u.box.replaced:
-		u.box = u.c.g.state.Load()
-		u.state = u.box.State
+		u.refresh()
 		return nil
 	case <-deadline:
 		u.tally.add(upNoKey)
