@@ -9,8 +9,8 @@ BUILD       := CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)"
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-# A release binary must fit a router's flash. What no message passes through goes without inlining, which makes it
-# smaller; the data path and its ciphers keep it.
+# A release binary must fit a router's flash. What no message passes through in a gateway goes without inlining, which
+# makes it smaller; the data path and its ciphers keep it.
 MAX_BYTES   := 9000000
 COLD        := github.com/... fmt math/big
 PLATFORMS   := linux/amd64 linux/arm64 linux/arm linux/mipsle linux/mips
