@@ -105,7 +105,7 @@ const readBack = time.Second
 
 // publishPolicy publishes signed and returns when the broker has been seen to retain it.
 func (f *brokerFlags) publishPolicy(ctx context.Context, log *slog.Logger, signed *policy.Signed, verify func([]byte) (*policy.Signed, error)) error {
-	broker, err := session.ParseBroker(f.broker)
+	brokers, err := session.ParseBrokers(f.broker)
 	if err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func (f *brokerFlags) publishPolicy(ctx context.Context, log *slog.Logger, signe
 	ups, downs := make(chan *session.Conn, 1), make(chan error, 1)
 	retained := make(chan []byte, 16)
 	s, err := session.Start(ctx, session.Config{
-		Brokers: []session.Broker{broker}, TLS: t, Username: f.username, Password: f.password, CleanSession: true,
+		Brokers: brokers, TLS: t, Username: f.username, Password: f.password, CleanSession: true,
 		MaxPacket: 2 * policy.MaxEncoded, Log: log, Name: "policy",
 		Up: func(c *session.Conn) { ups <- c },
 		Down: func(err error) {
@@ -143,7 +143,7 @@ func (f *brokerFlags) publishPolicy(ctx context.Context, log *slog.Logger, signe
 	case err := <-downs:
 		return err
 	case <-ctx.Done():
-		return fmt.Errorf("no connection to %s: %w", broker, ctx.Err())
+		return fmt.Errorf("no connection to %s: %w", f.broker, ctx.Err())
 	}
 	return exchange(ctx, conn, topic, signed, retained, verify)
 }
