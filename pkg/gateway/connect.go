@@ -24,27 +24,18 @@ func (c *conn) connect() error {
 		return err
 	}
 	var con mqttparse.Connect
-	if err := mqttparse.ParseConnect(f, &con); err != nil {
-		return malformed(err)
-	}
-	c.version, c.client = con.Version, string(con.ClientID)
 	state := c.g.state.Load().State
-	if !state.ready() {
-		return refuse(refusedNotReady, serverUnavailable, "no policy or no keys yet: devices are told to come back; see sealctl status")
-	}
-	changed, err := c.sealWill(&con, state)
+	packet, err := c.outgoing(f, &con, state)
 	if err != nil {
 		return err
 	}
-	c.deviceMax = capAliasMaximum(con.Properties) // in place: also changes f
-	packet := f.Raw
-	if changed {
-		if packet = mqttparse.AppendConnect(nil, &con); packet == nil {
-			return refuse(refusedTooLarge, 0x95, "the will does not fit CONNECT once it is sealed: it may have 65535 bytes")
-		}
-	}
 	if err := c.dial(); err != nil {
 		return err
+	}
+	if now := c.g.state.Load().State; now != state { // dialling took its time
+		if packet, err = c.outgoing(f, &con, now); err != nil {
+			return err
+		}
 	}
 	if _, err := c.upl.Write(packet); err != nil {
 		return c.uplinkFailed(err)
@@ -52,6 +43,31 @@ func (c *conn) connect() error {
 	c.up.in.from += len(f.Raw)
 	c.start(con.CleanStart)
 	return nil
+}
+
+// outgoing parses CONNECT into con and gives the packet that the broker is to get: with the will
+// sealed and the Topic Alias Maximum lowered, the latter in f too.
+func (c *conn) outgoing(f mqttparse.Frame, con *mqttparse.Connect, state *State) ([]byte, error) {
+	if err := mqttparse.ParseConnect(f, con); err != nil {
+		return nil, malformed(err)
+	}
+	c.version, c.client = con.Version, string(con.ClientID)
+	if !state.ready() {
+		return nil, refuse(refusedNotReady, serverUnavailable, "no policy or no keys yet: devices are told to come back; see sealctl status")
+	}
+	changed, err := c.sealWill(con, state)
+	if err != nil {
+		return nil, err
+	}
+	c.deviceMax = capAliasMaximum(con.Properties)
+	if !changed {
+		return f.Raw, nil
+	}
+	packet := mqttparse.AppendConnect(nil, con)
+	if packet == nil {
+		return nil, refuse(refusedTooLarge, 0x95, "the will does not fit CONNECT once it is sealed: it may have 65535 bytes")
+	}
+	return packet, nil
 }
 
 // start makes the connection ready for its two goroutines.

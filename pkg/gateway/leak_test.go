@@ -2,7 +2,11 @@ package gateway
 
 import (
 	"bytes"
+	"context"
+	"net"
+	"net/netip"
 	"testing"
+	"time"
 
 	"sealgate/pkg/mqttparse"
 )
@@ -122,6 +126,55 @@ func TestStateChangesWhileTheBrokerDoesNotRead(t *testing.T) {
 			if stale > 0 {
 				t.Errorf("%d messages left by the state of before", stale)
 			}
+		})
+	}
+}
+
+// Dialling may take as long as limits.connect_timeout: the will that CONNECT carries is one under the policy
+// and the keys of when it leaves.
+func TestStateChangesWhileTheUplinkOpens(t *testing.T) {
+	for _, tt := range []struct {
+		name, topic string
+		change      func(*fleet) *State
+		check       func(*testing.T, *fleet, *peer, func() *peer)
+	}{
+		{"another generation", "s/a", func(f *fleet) *State { return f.rotate(2) },
+			func(t *testing.T, f *fleet, _ *peer, accept func() *peer) {
+				var c mqttparse.Connect
+				if err := mqttparse.ParseConnect(accept().next(), &c); err != nil {
+					t.Fatal(err)
+				}
+				env, _, payload := f.unseal("default", mqttparse.Publish{Topic: c.Will.Topic, Payload: c.Will.Payload})
+				if g := f.state().Keys.Find("default", env.Kid.KeyID()).Epoch.Generation; g != 2 || string(payload) != "gone" {
+					t.Errorf("will %q of generation %d", payload, g)
+				}
+			}},
+		{"pass becomes deny", "plain/x", func(f *fleet) *State { return f.denying().state() },
+			func(t *testing.T, f *fleet, dev *peer, accept func() *peer) {
+				if got := dev.next(); !bytes.Equal(got.Raw, []byte{0x20, 2, 0, 5}) {
+					t.Errorf("device hears % x", got.Raw)
+				}
+				if f, err := accept().read(); err == nil {
+					t.Errorf("the broker hears %q", f.Raw)
+				}
+			}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newFleet(t)
+			var ts *tester
+			ln := listen(t)
+			ts = newTester(t, f.rotate(1), Config{linger: 100 * time.Millisecond}, func(context.Context, netip.AddrPort) (net.Conn, error) {
+				c, err := net.Dial("tcp", ln.Addr().String())
+				ts.g.SetState(tt.change(f))
+				return c, err
+			})
+			ts.broker = ln
+			dev := ts.dial()
+			dev.send(mqttparse.AppendConnect(nil, &mqttparse.Connect{
+				Version: mqttparse.V311, ClientID: []byte("d"), CleanStart: true, HasWill: true,
+				Will: mqttparse.Will{Topic: []byte(tt.topic), Payload: []byte("gone")},
+			}))
+			tt.check(t, f, dev, ts.accept)
 		})
 	}
 }
