@@ -161,7 +161,7 @@ func (u *upPath) sealRecorded(s *sealStream, p *mqttparse.Publish, inner []byte)
 		rec = *r
 	}
 	sess.mu.Unlock()
-	if rec.stream != nil && rec.stream.continues(s) {
+	if rec.stream != nil && u.continues(rec.stream, s) {
 		done, err := u.reseal(&rec, p, inner)
 		if done || err != nil {
 			return err
@@ -192,10 +192,18 @@ func (u *upPath) remember(id uint16, r sentRecord) {
 }
 
 // continues reports whether a message of r may go out again under r now that its topic's
-// stream is s: the same topic and group, and no revocation or new generation in between.
-func (r *sealStream) continues(s *sealStream) bool {
-	return r == s || r.topic == s.topic && r.group == s.group &&
-		r.key.Epoch.PolicyVersion == s.key.Epoch.PolicyVersion && r.key.Epoch.Generation == s.key.Epoch.Generation
+// stream is s: the same topic and group, no revocation or new generation in between, and
+// receivers that still open what r's epoch sealed.
+func (u *upPath) continues(r, s *sealStream) bool {
+	if r == s {
+		return true
+	}
+	if r.topic != s.topic || r.group != s.group ||
+		r.key.Epoch.PolicyVersion != s.key.Epoch.PolicyVersion || r.key.Epoch.Generation != s.key.Epoch.Generation {
+		return false
+	}
+	key := u.state.Keys.Find(r.group, r.key.ID)
+	return key != nil && !key.Expired(u.c.g.cfg.Now())
 }
 
 // reseal puts the message into the output as it was sealed before. It reports false if

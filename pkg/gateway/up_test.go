@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"sealgate/pkg/crypto"
 	"sealgate/pkg/mqttparse"
@@ -261,10 +262,25 @@ func TestResendAcrossReconnects(t *testing.T) {
 		{"another client", false, true, "dev2", nil, false},
 		{"after a rotation", false, true, "dev1", func(f *fleet) *State { return f.rotate(1) }, true},
 		{"after a revocation", false, true, "dev1", func(f *fleet) *State { return f.rotate(2) }, false},
+		{"within the epoch's history", false, true, "dev1", func(f *fleet) *State {
+			f.rotate(1)
+			f.keys["default"][0].NotAfter = time.Hour
+			return f.state()
+		}, true},
+		{"after the epoch's history", false, true, "dev1", func(f *fleet) *State {
+			f.rotate(1)
+			f.keys["default"][0].NotAfter = time.Hour - 1
+			return f.state()
+		}, false},
+		{"without the epoch's key", false, true, "dev1", func(f *fleet) *State {
+			f.rotate(1)
+			f.keys["default"] = f.keys["default"][1:]
+			return f.state()
+		}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFleet(t)
-			b := newBench(t, f.rotate(1), v, Config{})
+			b := newBench(t, f.rotate(1), v, Config{Now: func() time.Duration { return time.Hour }})
 			b.reconnect(t, v, "dev1", false)
 			b.connack(t, false)
 			first := publishes(t, v, b.fromDevice(t, publishPacket(v, m)))[0]
