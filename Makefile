@@ -71,6 +71,10 @@ sim: ## what the control plane costs fleets of up to 110,000 members, in virtual
 fleet: setup ## 200 members over one broker, 100 rotations: nobody behind for long, nothing lost
 	SEALGATE_FLEET=full SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -count=1 -timeout 15m -v ./test/fleet
 
+.PHONY: chaos
+chaos: build ## a fleet against a malicious broker and insiders, one scenario a rule; prints what was expected and seen
+	cd test/chaos && SEALGATE_BIN=$(BIN) $(GO) test -count=1 -timeout 5m
+
 .PHONY: cluster
 cluster: build ## a broker of three nats-servers, one killed under load and in a rotation
 	cd test/cluster && SEALGATE_BIN=$(BIN) $(GO) test -count=1 -timeout 5m -v .

@@ -1,0 +1,229 @@
+package chaos
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+
+	"sealgate/pkg/gateway"
+	"sealgate/pkg/subscriber"
+	"sealgate/test/embedded"
+)
+
+// dataScenarios are what a broker does to sealed messages, as a subscriber's program and a device behind a gateway see it.
+func dataScenarios() []scenario {
+	return []scenario{
+		{name: "data: inject, bend, move, replay", expect: "named plaintext, forged, duplicate, stale; a device sees none", run: injectData},
+		{name: "data: drop in the middle", expect: "a gap with its numbers", run: dropData},
+		{name: "data: reorder", expect: "all opened once; gaps withdrawn", run: reorderData},
+		{name: "data: replay after a rotation", expect: "opened once; no second time under the old key", run: replayOldData},
+	}
+}
+
+// line is a device that publishes numbered messages, a device that listens through the same gateway, and a reader.
+type line struct {
+	s      *scene
+	gw     *gateway.Gateway
+	from   mqtt.Client
+	reader *reader
+
+	mu    sync.Mutex
+	heard []string // by the listening device; guarded by mu
+}
+
+func (s *scene) line(n *node) *line {
+	s.Helper()
+	g, addr := n.serve()
+	l := &line{s: s, gw: g, reader: s.reader("rita", s.signed), from: s.device("dev-from", addr)}
+	to := s.device("dev-to", addr)
+	token := to.Subscribe("plant/#", 1, func(_ mqtt.Client, m mqtt.Message) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.heard = append(l.heard, string(m.Payload()))
+	})
+	if !token.WaitTimeout(patience) || token.Error() != nil {
+		s.Fatalf("subscribe the device: %v", token.Error())
+	}
+	return l
+}
+
+// publish publishes a message and returns the letter that carries it.
+func (l *line) publish(payload string) embedded.Letter {
+	l.s.Helper()
+	mark := l.s.broker.Mark()
+	if token := l.from.Publish("plant/a", 1, false, needle+payload); !token.WaitTimeout(patience) || token.Error() != nil {
+		l.s.Fatalf("not acknowledged: %v", token.Error())
+	}
+	for _, sent := range l.s.broker.Sent(mark) {
+		if sent.From == "dev-from" && sent.Topic == "plant/a" {
+			return sent
+		}
+	}
+	l.s.Fatal("the broker was given no message")
+	return embedded.Letter{}
+}
+
+// to gives a letter to the reader and to the listening device.
+func (l *line) to(letter embedded.Letter) {
+	for _, letter.To = range []string{"rita", "dev-to"} {
+		l.s.broker.Deliver(letter)
+	}
+}
+
+// hears waits until the reader has opened a payload once and the device has heard it once.
+func (l *line) hears(payload string) {
+	l.s.Helper()
+	l.s.await("both heard "+payload, func() bool { return l.reader.opened(needle+payload) == 1 && l.count(payload) == 1 })
+}
+
+func (l *line) count(payload string) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, h := range l.heard {
+		if h == needle+payload {
+			n++
+		}
+	}
+	return n
+}
+
+// metric is one of the gateway's counters.
+func (l *line) metric(series string) int {
+	var b bytes.Buffer
+	l.gw.Metrics().WritePrometheus(&b)
+	for text := range strings.Lines(b.String()) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(text), " "); ok && name == series {
+			n, _ := strconv.ParseFloat(value, 64)
+			return int(n)
+		}
+	}
+	return 0
+}
+
+func down(verdict string) string {
+	return fmt.Sprintf("sealgate_messages_total{direction=%q,verdict=%q}", "down", verdict)
+}
+
+func injectData(s *scene) {
+	gw1, _, _ := s.trio()
+	l := s.line(gw1)
+	first := l.publish("one")
+	l.hears("one")
+	second := l.publish("two")
+	l.hears("two")
+	bent := second
+	bent.Payload = append([]byte(nil), second.Payload...)
+	bent.Payload[len(bent.Payload)-1] ^= 1
+	short := second
+	short.Payload = second.Payload[:len(second.Payload)-3]
+	moved := second
+	moved.Topic = "plant/b"
+	clear := embedded.Letter{Topic: "plant/a", Payload: []byte("open the valve"), QoS: 1}
+	retained := first
+	retained.Retain = true
+	for _, c := range []struct {
+		letter  embedded.Letter
+		status  subscriber.Status
+		verdict string
+	}{
+		{clear, subscriber.StatusPlaintext, "plaintext"},
+		{bent, subscriber.StatusForged, "forged"},
+		{short, subscriber.StatusForged, "forged"},
+		{moved, subscriber.StatusForged, "forged"},
+		{second, subscriber.StatusDuplicate, "duplicate"},
+		{first, subscriber.StatusDuplicate, "duplicate"},
+		{retained, subscriber.StatusStale, "stale"},
+	} {
+		status, verdict := l.reader.statuses(c.status), l.metric(down(c.verdict))
+		l.to(c.letter)
+		s.await(string(c.status)+" reported and counted", func() bool {
+			return l.reader.statuses(c.status) > status && l.metric(down(c.verdict)) > verdict
+		})
+	}
+	l.publish("three")
+	l.hears("three")
+	if n := l.count("one") + l.count("two") + l.count("three"); n != 3 || len(l.heard) != 3 {
+		s.Errorf("the device heard %q", l.heard)
+	}
+	s.saw("7 injections named by reader and gateway; the device heard 3 genuine messages")
+}
+
+func dropData(s *scene) {
+	gw1, _, _ := s.trio()
+	l := s.line(gw1)
+	l.publish("0")
+	l.hears("0")
+	s.broker.Meddle(func(x embedded.Letter) []embedded.Letter {
+		if x.Topic == "plant/a" {
+			return nil
+		}
+		return []embedded.Letter{x}
+	})
+	for i := range 5 {
+		l.publish(fmt.Sprint("lost", i))
+	}
+	s.broker.Meddle(nil)
+	l.publish("6")
+	l.hears("6")
+	s.await("the gap reported", func() bool { return l.reader.statuses(subscriber.StatusGap) == 1 })
+	if n := l.metric("sealgate_gap_messages_total"); n != 5 {
+		s.Errorf("the gateway counts %d missing messages, want 5", n)
+	}
+	s.saw("one gap at the reader, 5 missing by the gateway's count")
+}
+
+func reorderData(s *scene) {
+	gw1, _, _ := s.trio()
+	l := s.line(gw1)
+	s.broker.Meddle(func(x embedded.Letter) []embedded.Letter {
+		if x.Topic == "plant/a" {
+			return nil
+		}
+		return []embedded.Letter{x}
+	})
+	const n = 40
+	var letters []embedded.Letter
+	for i := range n {
+		letters = append(letters, l.publish(fmt.Sprint("m", i)))
+	}
+	l.to(letters[0])
+	for i := n - 1; i > 0; i-- {
+		l.to(letters[i])
+	}
+	for i := range n {
+		l.hears(fmt.Sprint("m", i))
+	}
+	gaps, filled := l.reader.statuses(subscriber.StatusGap), l.reader.statuses(subscriber.StatusGapFilled)
+	if gaps == 0 || filled == 0 {
+		s.Errorf("%d gaps, %d withdrawn", gaps, filled)
+	}
+	s.saw("%d opened once each; %d gap, %d numbers withdrawn", n, gaps, filled)
+}
+
+func replayOldData(s *scene) {
+	gw1, _, _ := s.trio()
+	l := s.line(gw1)
+	old := l.publish("before")
+	l.hears("before")
+	for range 3 {
+		s.rotate(gw1)
+		s.agree()
+	}
+	s.await("the gateway on the new key", func() bool { return l.gw.Ready() })
+	l.publish("after")
+	l.hears("after")
+	for i := range 3 {
+		l.to(old)
+		s.await("named a duplicate", func() bool {
+			return l.reader.statuses(subscriber.StatusDuplicate) == i+1 && l.metric(down("duplicate")) == i+1
+		})
+	}
+	if l.count("before") != 1 || l.reader.opened(needle+"before") != 1 {
+		s.Error("a replay was delivered")
+	}
+	s.saw("3 replays marked, none delivered")
+}
