@@ -27,7 +27,8 @@ type plant struct {
 	desk          *Desk
 	now           Time
 	issued        int
-	broken        error // what Redeem returns instead
+	tamper        func(*Grant) // what Redeem does to a grant
+	broken        error        // what Redeem returns instead
 }
 
 func newPlant(t *testing.T) *plant {
@@ -74,7 +75,11 @@ func (p *plant) Redeem(id TicketID, pub gocrypto.PublicKey, keyHash [32]byte, no
 	g := policy.DefaultGroup("default")
 	g.Topics, g.Keepers = []string{"#"}, []string{"gw1"}
 	raw, err := (&policy.Document{Fleet: "plant", Version: 3, Unmatched: policy.WordDeny, Groups: []policy.Group{g}}).Sign(p.authority)
-	return &Grant{Chain: [][]byte{e.Cert}, Policy: raw}, err
+	grant := &Grant{Chain: [][]byte{e.Cert}, Policy: raw}
+	if p.tamper != nil {
+		p.tamper(grant)
+	}
+	return grant, err
 }
 
 func (p *plant) ticket(name string) *Ticket {
@@ -303,11 +308,14 @@ func TestMACCoversTheRequest(t *testing.T) {
 
 func TestProofIsNeeded(t *testing.T) {
 	p := newPlant(t)
-	b := p.newBox(p.ticket("gw1"), nil)
-	_, other, _ := ed25519.GenerateKey(rand.Reader)
-	b.signer = thief{other, b.key.Public()}
-	_, err := b.join()
-	wantVerdict(t, err, Unfit)
+	_, ed, _ := ed25519.GenerateKey(rand.Reader)
+	ec, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ec2, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	p384, _ := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	for i, key := range []gocrypto.Signer{thief{ed, ed25519.PublicKey(make([]byte, 32))}, thief{ec, ec2.Public()}, p384} {
+		_, err := p.newBox(p.ticket(fmt.Sprint("gw", i)), key).join()
+		wantVerdict(t, err, Unfit)
+	}
 	if p.issued != 0 {
 		t.Error("a certificate was issued")
 	}
@@ -340,13 +348,17 @@ func TestHostileBroker(t *testing.T) {
 	b.Receive(b.clock, o.Topic, o.Payload)
 	request := b.Take().Publish[0].Payload
 	answer := p.desk.Receive(p.now, request).Answer
-	others := p.desk.Receive(p.now, rival.ask()).Answer.Payload
+	rivals := rival.ask()
+	others := p.desk.Receive(p.now, rivals).Answer.Payload
+	rivals[len(rivals)-1] ^= 1
+	refused := p.desk.Receive(p.now, rivals).Answer.Payload // the operator's own word, to somebody else
 	inbox := answer.Topic
 	cut := answer.Payload[:len(answer.Payload)-1]
 	flipped := append([]byte(nil), answer.Payload...)
 	flipped[len(flipped)/2] ^= 1
 	for name, bad := range map[string][]byte{
-		"another fleet's refusal": refusal(request), "another joiner's answer": others, "cut": cut, "one bit": flipped, "empty": nil, "an insider's": p.insider(b),
+		"another fleet's refusal": refusal(request), "another joiner's answer": others, "another joiner's refusal": refused,
+		"cut": cut, "one bit": flipped, "empty": nil, "an insider's": p.insider(b),
 	} {
 		b.Receive(b.clock, inbox, bad)
 		if e, err := b.Done(); e != nil || err != nil {
@@ -378,6 +390,48 @@ func (p *plant) insider(b *box) []byte {
 		p.t.Fatal(err)
 	}
 	return msg
+}
+
+// Even what the operator signed is checked: it must be for this key, this name, of this CA, with a policy of the fleet.
+func TestGrantIsChecked(t *testing.T) {
+	p, other := newPlant(t), newPlant(t)
+	good, err := p.newBox(p.ticket("gw0"), nil).join()
+	if err != nil {
+		t.Fatal(err)
+	}
+	der := func(b []byte) []byte { block, _ := pem.Decode(b); return block.Bytes }
+	var b *box
+	certify := func(p *plant, role crypto.Role, name string) []byte {
+		cert, err := crypto.CertifyMember(p.caKey, p.caCert, role, name, b.key.Public(), rand.Reader, p.now.Wall)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der(cert)
+	}
+	foreign, err := other.newBox(other.ticket("gw9"), nil).join()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, tamper := range map[string]func(*Grant){
+		"private key is not":    func(g *Grant) { g.Chain = [][]byte{der(good.CertPEM)} },
+		"is for keeper/gw":      func(g *Grant) { g.Chain = [][]byte{certify(p, crypto.RoleKeeper, b.ticket.Name)} },
+		"is for gateway/boss":   func(g *Grant) { g.Chain = [][]byte{certify(p, crypto.RoleGateway, "boss")} },
+		"certificate refused":   func(g *Grant) { g.Chain = [][]byte{certify(other, crypto.RoleGateway, b.ticket.Name)} },
+		"new certificate":       func(g *Grant) { g.Chain = [][]byte{{1, 2}} },
+		"the fleet's policy":    func(g *Grant) { g.Policy = foreign.Policy },
+		"not in order, or more": func(g *Grant) { g.Chain = append(g.Chain, p.caDER) },
+	} {
+		p.tamper = tamper
+		b = p.newBox(p.ticket(fmt.Sprint("gw", len(p.book.Tickets))), nil)
+		e, err := b.join()
+		if said := b.Take().Progress; e != nil || err != nil || !strings.Contains(strings.Join(said, ""), want) {
+			t.Errorf("%s: %v, %v, said %q", want, e, err, said)
+		}
+	}
+	p.tamper = func(g *Grant) { g.Policy = nil } // a fleet without a policy yet
+	if e, err := p.newBox(p.ticket("gw99"), nil).join(); err != nil || e.Policy != nil {
+		t.Errorf("without a policy: %v, %v", e, err)
+	}
 }
 
 // A joiner repeats the same bytes until it is answered, ever more slowly, and begins anew with each session.

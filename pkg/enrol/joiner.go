@@ -91,7 +91,7 @@ func (j *Joiner) say(format string, args ...any) {
 
 // distrust reports a message that was ignored, the first few times: a hostile broker has more.
 func (j *Joiner) distrust(format string, args ...any) {
-	const complaints = 8
+	const complaints = 16
 	if j.ignored++; j.ignored <= complaints {
 		j.say(format+" Is the broker, or somebody on it, interfering? Waiting on", args...)
 	}

@@ -324,6 +324,14 @@ func TestForgedAndExpiredTickets(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 
+	taken := s.ticket("taken")
+	s.sealctl("fleet", "add", s.dir, "--role", "gateway", "--name", "taken")
+	code, said = s.join(t.TempDir(), taken)
+	want(t, code, cmdenv.Failed, said, "enrolled in another way")
+	if tickets := s.sealctl("fleet", "tickets", s.dir); strings.Contains(tickets, "used") {
+		t.Errorf("tickets: %s", tickets)
+	}
+
 	s.sealctl("fleet", "tickets", s.dir, "--cancel", "node")
 	code, said = s.join(t.TempDir(), ticket.Text())
 	want(t, code, cmdenv.Failed, said, "cancelled")
