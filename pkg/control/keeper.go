@@ -22,6 +22,7 @@ type keeperState struct {
 	batchAt   time.Duration   // answer confirms then
 	hpke      bucket
 	late      bucket // Hellos that are looked at although the line is full: one of a gateway's still gets a place
+	standby   bucket // Hellos that are looked at while another leads
 	signature bucket
 	seen      map[[16]byte]struct{}      // nonces taken in, see order
 	order     [][16]byte                 // the same, oldest first; at most MaxSeenNonces
@@ -67,7 +68,7 @@ func (m *Machine) classOf(groups []HelloGroup, who crypto.Member) class {
 }
 
 func (k *keeperState) init(rate int) {
-	*k = keeperState{batchAt: never, hpke: newBucket(rate, 2*rate), late: newBucket(rate, rate), signature: newBucket(ConfirmRate, ConfirmBurst), seen: make(map[[16]byte]struct{}), served: make(map[[32]byte]time.Duration)}
+	*k = keeperState{batchAt: never, hpke: newBucket(rate, 2*rate), late: newBucket(rate, rate), standby: newBucket(StandbyRate, 2*StandbyRate), signature: newBucket(ConfirmRate, ConfirmBurst), seen: make(map[[16]byte]struct{}), served: make(map[[32]byte]time.Duration)}
 }
 
 // drop forgets who waits; they ask again.
@@ -128,8 +129,23 @@ func (m *Machine) keepsAny() bool {
 	return false
 }
 
+// leadsAny reports whether this member leads a group, or may soon.
+func (m *Machine) leadsAny() bool {
+	for _, g := range m.groups {
+		if g.leader || g.expects(m.now.Mono) {
+			return true
+		}
+	}
+	return false
+}
+
 // receiveHello checks a Hello and queues it (spec 6.5).
 func (m *Machine) receiveHello(msg []byte) {
+	// Who only stands by looks for the Hellos of other keepers; a fleet that boots is not its business.
+	if !m.leadsAny() && !m.keeper.standby.take(m.now.Mono) {
+		m.event(Event{Kind: KindHello, Result: ResultIgnored, Detail: "leads no group"})
+		return
+	}
 	// A large fleet that boots at once is turned away for a hundredth of what an answer costs. Only
 	// a Hello for keys is as long as the key in it.
 	if n := len(m.keeper.grants); len(msg) > crypto.InboxPublicSize && n >= MaxPendingHellos &&

@@ -67,5 +67,6 @@ const (
 	MaxEvents          = 1024                       // events kept between two calls of Take
 	GrantRate          = 100                        // HPKE operations a second of a keeper, twice that in a burst; see Config.GrantRate
 	ConfirmRate        = 20                         // Confirm signatures a second
+	StandbyRate        = 50                         // Hellos a second that a keeper looks at while another leads, twice that in a burst
 	ConfirmBurst       = 40                         // Confirm signatures in a burst
 )

@@ -73,6 +73,7 @@ var constants = []struct {
 	{"MaxEvents", MaxEvents, "events kept until they are fetched"},
 	{"GrantRate", GrantRate, "Grants a second of a keeper, unless configured"},
 	{"ConfirmRate", ConfirmRate, "signatures on Confirms a second"},
+	{"StandbyRate", StandbyRate, "Hellos a second, and twice that in a burst, that a keeper looks at while another leads"},
 	{"ConfirmBurst", ConfirmBurst, "signatures on Confirms in a burst"},
 }
 
