@@ -23,13 +23,13 @@ func writeTables(out io.Writer, results []*result) {
 	for _, scenario := range []string{scenarioBoot, scenarioRotate, scenarioReturn, scenarioRevoke, scenarioQuiet} {
 		fmt.Fprintf(out, "\n%s\n", title(scenario))
 		t := tabwriter.NewWriter(out, 2, 0, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprintln(t, "gateways\tsubscribers\tmessages\tbytes\tof which\tasked\tturned away\tdelivered\tbytes\tsealing\tdone\tkeeper\ta member\t")
+		fmt.Fprintln(t, "gateways\tsubscribers\tmessages\tbytes\tof which\tasked\tturned away\tdelivered\tbytes\tsealing\tdone\tkeeper\ttwo others\ta member\t")
 		for _, r := range results {
 			w := r.row(scenario)
 			n, b := w.total()
-			fmt.Fprintf(t, "%d\t%d\t%d\t%s\t%s\t%.1f / %.1f\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t\n", r.gateways, r.subscribers, n, size64(b), kinds(w.sent),
+			fmt.Fprintf(t, "%d\t%d\t%d\t%s\t%s\t%.1f / %.1f\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t\n", r.gateways, r.subscribers, n, size64(b), kinds(w.sent),
 				w.hellos, w.shadowHellos, w.refused, w.deliveries, size64(w.delivered), seconds(w.sealing), seconds(w.took),
-				cpu(w.keeperCPU), cpu(w.sampleCPU/time.Duration(r.sample)))
+				cpu(w.keeperCPU), cpu(w.standbyCPU), cpu(w.sampleCPU/time.Duration(r.sample)))
 		}
 		t.Flush()
 	}

@@ -49,7 +49,8 @@ type world struct {
 type traffic struct {
 	sent, bytes           map[string]int // by kind, published by whomever
 	deliveries, delivered int            // messages and bytes from the broker to members
-	keeperCPU, sampleCPU  time.Duration
+	keeperCPU, standbyCPU time.Duration // of the first keeper, and of the two others
+	sampleCPU             time.Duration
 }
 
 func (c *traffic) reset() { *c = traffic{sent: map[string]int{}, bytes: map[string]int{}} }
@@ -202,10 +203,13 @@ func (n *node) disconnect() {
 func (n *node) do(input func()) {
 	start := threadCPU()
 	input()
-	if spent := threadCPU() - start; n.keeper {
-		n.w.count.keeperCPU += spent
-	} else {
+	switch spent := threadCPU() - start; {
+	case !n.keeper:
 		n.w.count.sampleCPU += spent
+	case n == n.w.keepers[0]:
+		n.w.count.keeperCPU += spent
+	default:
+		n.w.count.standbyCPU += spent
 	}
 	n.flush()
 }
