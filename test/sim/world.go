@@ -49,7 +49,7 @@ type world struct {
 type traffic struct {
 	sent, bytes           map[string]int // by kind, published by whomever
 	deliveries, delivered int            // messages and bytes from the broker to members
-	keeperCPU, standbyCPU time.Duration // of the first keeper, and of the two others
+	keeperCPU, standbyCPU time.Duration  // of the first keeper, and of the two others
 	sampleCPU             time.Duration
 }
 
