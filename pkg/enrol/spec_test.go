@@ -139,6 +139,18 @@ func TestSpecDescribesTheFormats(t *testing.T) {
 	}
 }
 
+// A ticket can be typed on a serial console, if need be.
+func TestTicketIsShort(t *testing.T) {
+	if n := len(goodTicket().Text()); n > 140 {
+		t.Errorf("%d characters", n)
+	}
+	long := goodTicket()
+	long.Fleet, long.Name = strings.Repeat("f", 63), strings.Repeat("n", 63)
+	if _, err := ParseTicket(long.Text()); err != nil {
+		t.Errorf("with the longest names, %d characters: %v", len(long.Text()), err)
+	}
+}
+
 // TestSpecTellsTheVerdicts: the table of 4.3 has the code's numbers and whether they are final.
 func TestSpecTellsTheVerdicts(t *testing.T) {
 	text := readSpec(t)
