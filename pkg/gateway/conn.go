@@ -37,7 +37,8 @@ type conn struct {
 	deviceMax  int           // Topic Alias Maximum of the device, as lowered by us
 	aliasMax   atomic.Int32  // Topic Alias Maximum of the broker, as lowered by us
 	mustWait   atomic.Bool   // QoS 1 and 2 wait for CONNACK: the session has old records
-	answered   chan struct{} // closed when CONNACK has come
+	answered   chan struct{} // closed when the device has been sent CONNACK
+	deaf       chan struct{} // closed when the direction broker -> device has ended
 	open       atomic.Int32  // directions that run
 	running    atomic.Bool   // client, version and sess can be read by Status
 	messages   [2]atomic.Uint64
@@ -134,7 +135,7 @@ func (c *conn) upEnded(err error) {
 	_ = c.dev.SetWriteDeadline(deadline)
 	_ = c.upl.SetReadDeadline(deadline)
 	var r *refusal
-	if errors.As(err, &r) && r.code != 0 && c.version == mqttparse.V5 {
+	if errors.As(err, &r) && r.code != 0 && c.version == mqttparse.V5 && c.greeted() { // MQTT-3.14.0-1
 		_, _ = c.dev.Write(mqttparse.AppendDisconnect(nil, c.version, r.code))
 	}
 	closeWrite(c.upl)
@@ -147,6 +148,7 @@ func (c *conn) upEnded(err error) {
 
 // downEnded ends the direction broker -> device.
 func (c *conn) downEnded(err error) {
+	close(c.deaf)
 	c.sess.leaving.Store(true)
 	c.fail(err)
 	deadline := time.Now().Add(c.g.cfg.linger)
@@ -263,6 +265,16 @@ func (c *conn) brokerAck(f mqttparse.Frame) error {
 
 func brokerBroke(err error) error {
 	return refuse(refusedBroker, 0, "the broker sent what MQTT does not allow: "+err.Error())
+}
+
+// greeted reports whether the device has been sent CONNACK.
+func (c *conn) greeted() bool {
+	select {
+	case <-c.answered:
+		return true
+	default:
+		return false
+	}
 }
 
 // isEnd reports an orderly end.

@@ -73,7 +73,7 @@ func (c *conn) outgoing(f mqttparse.Frame, con *mqttparse.Connect, state *State)
 // start makes the connection ready for its two goroutines.
 func (c *conn) start(clean bool) {
 	_ = c.dev.SetReadDeadline(time.Time{})
-	c.answered = make(chan struct{})
+	c.answered, c.deaf = make(chan struct{}), make(chan struct{})
 	c.sess = c.takeSession()
 	if clean {
 		c.sess.forget(&c.g.memory)

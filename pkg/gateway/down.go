@@ -103,9 +103,7 @@ func (d *downPath) packet(f mqttparse.Frame) error {
 			return err
 		}
 	case mqttparse.CONNACK:
-		if err := d.connAck(f); err != nil {
-			return err
-		}
+		return d.connAck(f)
 	}
 	return d.pass(f.Raw)
 }
@@ -119,8 +117,8 @@ func (d *downPath) pass(raw []byte) error {
 	return nil
 }
 
-// connAck learns what the broker says of the session, and lowers its Topic Alias Maximum
-// to what we keep, in place.
+// connAck learns what the broker says of the session, lowers its Topic Alias Maximum to what we
+// keep, in place, and tells the device before anybody else tells it anything.
 func (d *downPath) connAck(f mqttparse.Frame) error {
 	var ack mqttparse.ConnAck
 	if err := mqttparse.ParseConnAck(f, d.c.version, &ack); err != nil {
@@ -134,6 +132,12 @@ func (d *downPath) connAck(f mqttparse.Frame) error {
 	// MQTT 3.1 does not say whether a session is present: then it counts as present.
 	if ack.Code == 0 && !ack.SessionPresent && d.c.version != mqttparse.V31 {
 		d.c.sess.lost(&d.c.g.memory)
+	}
+	if err := d.pass(f.Raw); err != nil {
+		return err
+	}
+	if err := d.flush(); err != nil {
+		return err
 	}
 	close(d.c.answered)
 	return nil

@@ -227,6 +227,8 @@ func (u *upPath) waitConnAck() error {
 	case <-u.c.answered:
 		u.c.mustWait.Store(false)
 		return nil
+	case <-u.c.deaf:
+		return errPeerGone
 	case <-timer.C:
 		return refuse(refusedConnAck, 0x88, "the broker did not answer CONNECT")
 	case <-u.c.g.ctx.Done():
@@ -282,6 +284,11 @@ func (u *upPath) deny(p *mqttparse.Publish) error {
 		return nil
 	case u.c.version != mqttparse.V5:
 		return refuse(refusedDenied, 0, "policy denies topic "+clip(p.Topic)+" to devices, and MQTT 3.1.1 has no negative acknowledgement")
+	}
+	if !u.c.greeted() { // nothing may come before CONNACK (MQTT-3.2.0-1)
+		if err := u.waitConnAck(); err != nil {
+			return err
+		}
 	}
 	const notAuthorized = 0x87
 	ack := mqttparse.PUBACK

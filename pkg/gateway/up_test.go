@@ -57,6 +57,8 @@ func TestPolicyDecides(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench(t, state, tt.v, Config{})
+			b.connack(t, false)
+			b.dev.b = nil
 			b.c.up.in.load(publishPacket(tt.v, tt.m))
 			err := b.c.up.transform()
 			var r *refusal
@@ -469,6 +471,8 @@ func TestManyDenialsInOneRead(t *testing.T) {
 	f := newFleet(t).denying()
 	b := newBench(t, f.rotate(1, "default"), mqttparse.V5, Config{})
 	const n = 5000
+	b.connack(t, false)
+	b.dev.b = nil
 	one := publishPacket(mqttparse.V5, message("x", "", 1, 9))
 	b.fromDevice(t, bytes.Repeat(one, n))
 	if got := len(frames(t, mqttparse.V5, b.dev.b)); got != n {
@@ -490,4 +494,42 @@ func TestMemoryIsGivenBackAfterARush(t *testing.T) {
 	if g.tidy.last.Load() != tidyDelta {
 		t.Error("a single connection runs the collector")
 	}
+}
+
+// Nothing may reach a device before CONNACK (MQTT-3.2.0-1): refusals of what it published meanwhile
+// wait for it.
+func TestRefusalsComeAfterConnAck(t *testing.T) {
+	v := mqttparse.V5
+	ts := newTester(t, newFleet(t).denying().rotate(1, "default"), Config{}, nil)
+	dev := ts.dial()
+	dev.v = v
+	dev.send(append(connectPacket(v, "d", true), publishPacket(v, message("x", "secret", 1, 9))...))
+	broker := ts.accept()
+	broker.next()
+	broker.send(mqttparse.AppendConnAck(nil, v, false, 0))
+	if f := dev.next(); f.Type() != mqttparse.CONNACK {
+		t.Fatalf("%v comes first", f.Type())
+	}
+	if f := dev.next(); !bytes.Equal(f.Raw, []byte{0x40, 3, 0, 9, 0x87}) {
+		t.Errorf("device hears % x", f.Raw)
+	}
+	// A DISCONNECT before CONNACK is none either (MQTT-3.14.0-1).
+	dev = ts.dial()
+	dev.send(append(connectPacket(v, "e", true), 0xf1, 0))
+	ts.accept()
+	if f, err := dev.read(); err == nil {
+		t.Errorf("device hears % x before CONNACK", f.Raw)
+	}
+}
+
+func TestNobodyWaitsForConnAckOfABrokerThatHasGone(t *testing.T) {
+	v := mqttparse.V5
+	ts := newTester(t, newFleet(t).denying().rotate(1, "default"), Config{ConnectTimeout: time.Hour, linger: 10 * time.Millisecond}, nil)
+	dev := ts.dial()
+	dev.send(append(connectPacket(v, "d", true), publishPacket(v, message("x", "secret", 1, 9))...))
+	broker := ts.accept()
+	broker.next()
+	broker.Close()
+	dev.ended()
+	eventually(t, "the connection is gone", func() bool { return ts.g.connections() == 0 })
 }
