@@ -133,7 +133,7 @@ fuzz: ## every fuzz target for FUZZTIME (5s)
 
 .PHONY: vectors
 vectors: ## write test/vectors anew, and check them with the implementation in Python
-	$(GO) test ./pkg/crypto ./pkg/control ./pkg/enrol -run '^Test(Whole)?Vectors' -update
+	$(GO) test -p 1 ./pkg/crypto ./pkg/control ./pkg/enrol -run '^Test(Whole)?Vectors' -update
 	/usr/bin/python3 -B test/vectors/check.py
 
 .PHONY: clean

@@ -3,6 +3,7 @@
 package docs
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -121,6 +122,58 @@ func TestEveryDocumentIsLinked(t *testing.T) {
 		if strings.HasPrefix(file, "docs/") && !strings.Contains(all["README.md"], "]("+file+")") {
 			t.Errorf("README.md does not link %s", file)
 		}
+	}
+}
+
+// The operator finds a line of controld's log under the words that it has there: each event in the table is in the source.
+func TestEventsAreWordedAsInTheLog(t *testing.T) {
+	root := lab.Root(t)
+	_, text, _ := strings.Cut(read(t, filepath.Join(root, "docs/OPERATIONS.md")), "| event | meaning | do |\n")
+	text, _, _ = strings.Cut(text, "\n\n")
+	files, err := filepath.Glob(filepath.Join(root, "pkg/control/*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var source strings.Builder
+	for _, file := range files {
+		if !strings.HasSuffix(file, "_test.go") {
+			source.WriteString(read(t, file))
+		}
+	}
+	n := 0
+	for line := range strings.Lines(text) {
+		for _, m := range regexp.MustCompile(`"([^"]+)"`).FindAllStringSubmatch(strings.Split(line, "|")[1], -1) {
+			n++
+			if words := strings.TrimSuffix(m[1], " for"); !strings.Contains(source.String(), words) {
+				t.Errorf("docs/OPERATIONS.md explains %q, which pkg/control never says", m[1])
+			}
+		}
+	}
+	if n < 10 {
+		t.Errorf("only %d events found", n)
+	}
+}
+
+// goDocument is a mention of a document in a comment.
+var goDocument = regexp.MustCompile(`docs/[A-Za-z/]+\.md`)
+
+// Comments of the code name documents that there are.
+func TestDocumentsNamedInCodeExist(t *testing.T) {
+	root, n := lab.Root(t), 0
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasPrefix(path, filepath.Join(root, "test/docs/")) {
+			return err
+		}
+		for _, name := range goDocument.FindAllString(read(t, path), -1) {
+			n++
+			if _, err := os.Stat(filepath.Join(root, name)); err != nil {
+				t.Errorf("%s mentions %s, which does not exist", path, name)
+			}
+		}
+		return nil
+	})
+	if err != nil || n < 5 {
+		t.Errorf("%d mentions found, %v", n, err)
 	}
 }
 

@@ -56,7 +56,7 @@ func Run(main func(Env) int, env Env) (code int) {
 	return main(env)
 }
 
-// Recover, deferred, turns a panic into one line on Stderr and calls then.
+// Recover turns a panic, when deferred, into one line on Stderr and calls then.
 func (e Env) Recover(then func()) {
 	r := recover()
 	if r == nil {
