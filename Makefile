@@ -80,7 +80,7 @@ cluster: build ## a broker of three nats-servers, one killed under load and in a
 	cd test/cluster && SEALGATE_BIN=$(BIN) $(GO) test -count=1 -timeout 5m -v .
 
 .PHONY: check
-check: fmt vet staticcheck vulncheck objects race ## gofmt, go vet, staticcheck, govulncheck, the BPF objects, and the packages' tests under the race detector
+check: fmt vet staticcheck vulncheck objects race build-all ## gofmt, go vet, staticcheck, govulncheck, the BPF objects, the tests under the race detector, the sizes
 
 .PHONY: fmt
 fmt:
