@@ -128,7 +128,6 @@ func (c *conn) fail(err error) {
 // upEnded ends the direction device -> broker: the broker sees the end at once, with DISCONNECT
 // before it only if the device sent one, so that wills are published as MQTT says.
 func (c *conn) upEnded(err error) {
-	c.sess.leaving.Store(true)
 	c.fail(err)
 	deadline := time.Now().Add(c.g.cfg.linger)
 	_ = c.upl.SetWriteDeadline(deadline)
@@ -149,18 +148,30 @@ func (c *conn) upEnded(err error) {
 // downEnded ends the direction broker -> device.
 func (c *conn) downEnded(err error) {
 	close(c.deaf)
-	c.sess.leaving.Store(true)
 	c.fail(err)
 	deadline := time.Now().Add(c.g.cfg.linger)
 	_ = c.upl.SetWriteDeadline(deadline)
 	_ = c.dev.SetWriteDeadline(deadline)
 	_ = c.dev.SetReadDeadline(deadline)
+	if c.sess.wanted.Load() {
+		c.hurry()
+	}
 	closeWrite(c.dev)
 	var eof endOfStream
 	if !errors.As(err, &eof) {
 		closeWrite(c.upl)
 		_ = c.upl.SetReadDeadline(deadline)
 		c.down.discard()
+	}
+}
+
+// hurry ends the wait for a device whose broker has gone and who is back on another connection, which
+// wants the session. Before the broker has gone it does nothing: downEnded calls again.
+func (c *conn) hurry() {
+	select {
+	case <-c.deaf:
+		_ = c.dev.SetReadDeadline(time.Unix(1, 0))
+	default:
 	}
 }
 

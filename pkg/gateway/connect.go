@@ -87,22 +87,25 @@ func (c *conn) start(clean bool) {
 }
 
 // takeSession gets the client's session. CONNECT has reached the broker, which ends an older
-// connection of the client, if nothing else has: if that is under way, its session is worth a
-// moment.
+// connection of the client, if nothing else has: its session, with the records and the replay
+// windows, is worth a moment.
 func (c *conn) takeSession() *session {
 	key := sessionKey{broker: c.dst, client: c.client}
-	s, busy := c.g.store.take(key, false)
+	s, owner, left := c.g.store.take(key, c, false)
 	if s != nil {
 		return s
+	}
+	if owner != nil {
+		owner.hurry()
 	}
 	timer := time.NewTimer(c.g.cfg.linger)
 	defer timer.Stop()
 	select {
-	case <-busy:
+	case <-left:
 	case <-timer.C:
 	case <-c.g.ctx.Done():
 	}
-	s, _ = c.g.store.take(key, true)
+	s, _, _ = c.g.store.take(key, c, true)
 	return s
 }
 

@@ -129,6 +129,9 @@ func (d *downPath) connAck(f mqttparse.Frame) error {
 	}
 	d.greeted = true
 	d.c.aliasMax.Store(int32(capAliasMaximum(ack.Properties)))
+	if ack.Code == 0 {
+		d.c.g.store.claim(d.c.sess)
+	}
 	// MQTT 3.1 does not say whether a session is present: then it counts as present.
 	if ack.Code == 0 && !ack.SessionPresent && d.c.version != mqttparse.V31 {
 		d.c.sess.lost(&d.c.g.memory)

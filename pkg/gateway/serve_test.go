@@ -496,3 +496,50 @@ func TestDenied311EndsTheConnection(t *testing.T) {
 		t.Errorf("%s", ts.logs)
 	}
 }
+
+// A device that lost its power comes back while its old connection still looks alive. The broker ends that
+// one, and so the session with its records and replay windows goes over to the new one.
+func TestTakeoverOfAHalfOpenConnectionFindsTheSession(t *testing.T) {
+	f := newFleet(t)
+	ts := newTester(t, f.rotate(1), Config{linger: time.Hour}, nil)
+	m := message("s/a", "one", 1, 7)
+	dev, broker := ts.connected(mqttparse.V311, "dev1", false, false)
+	dev.send(publishPacket(dev.v, m))
+	first := broker.publish()
+	again := ts.dial()
+	m.Dup = true
+	again.send(append(connectPacket(mqttparse.V311, "dev1", false), publishPacket(again.v, m)...))
+	second := ts.accept()
+	second.next()
+	second.send(mqttparse.AppendConnAck(nil, second.v, true, 0))
+	broker.Close() // the takeover; dev never says anything again
+	if got := second.publish(); !bytes.Equal(got.Payload, first.Payload) {
+		t.Error("the re-sent message is not the same bytes")
+	}
+}
+
+// Whoever merely claims to be a client takes nothing from it: only the broker's CONNACK does.
+func TestRefusedTakeoverLeavesTheSession(t *testing.T) {
+	f := newFleet(t)
+	ts := newTester(t, f.rotate(1), Config{linger: 50 * time.Millisecond}, nil)
+	dev, broker := ts.connected(mqttparse.V311, "dev1", false, false)
+	dev.send(publishPacket(dev.v, message("s/a", "one", 0, 0)))
+	first, _, _ := f.unseal("default", broker.publish())
+	thief := ts.dial()
+	thief.send(connectPacket(mqttparse.V311, "dev1", true))
+	refusing := ts.accept()
+	refusing.next()
+	refusing.send(mqttparse.AppendConnAck(nil, refusing.v, false, 5))
+	thief.next()
+	refusing.Close()
+	thief.ended()
+	eventually(t, "the thief is gone", func() bool { return ts.g.connections() == 1 })
+	dev.Close()
+	broker.ended()
+	eventually(t, "the device is gone", func() bool { return ts.g.connections() == 0 })
+	dev, broker = ts.connected(mqttparse.V311, "dev1", false, true)
+	dev.send(publishPacket(dev.v, message("s/a", "two", 0, 0)))
+	if next, _, _ := f.unseal("default", broker.publish()); next.Kid != first.Kid || next.Seq != 1 {
+		t.Errorf("stream %v number %d after %v: the session is another", next.Kid, next.Seq, first.Kid)
+	}
+}

@@ -14,8 +14,9 @@ import (
 type session struct {
 	key sessionKey
 
-	leaving atomic.Bool   // its connection is ending
-	left    chan struct{} // closed when the connection has given it back; made anew by take
+	owner  *conn         // the connection that has it; set by take
+	wanted atomic.Bool   // another connection waits for it
+	left   chan struct{} // closed when the connection has given it back; made anew by take
 
 	seals sealStreams // owned by the direction device -> broker
 	opens openStreams // owned by the direction broker -> device
@@ -111,9 +112,9 @@ type sessionKey struct {
 }
 
 // sessionStore keeps sessions between connections. A session is owned by exactly one
-// connection; a second one with the same client id (a takeover, which only the broker can
-// judge) gets a fresh session, which is kept in place of the first. Idle sessions are dropped
-// oldest first.
+// connection. A second one with the same client id (a takeover, which only the broker can
+// judge) waits for it a moment, then gets a fresh session, which replaces the first when
+// the broker has accepted the connection. Idle sessions are dropped oldest first.
 type sessionStore struct {
 	g  *Gateway
 	mu sync.Mutex // guards what follows
@@ -135,27 +136,49 @@ func (t *sessionStore) init(g *Gateway) {
 }
 
 // take gives a connection the session of its client: the stored one if it is idle, else a
-// new one. A client without an id always gets a new one that is not stored. While the
-// connection that owns the session is about to end, take gives a channel to wait on instead,
-// unless the caller has waited: a device that reconnects at once must find its records.
-func (t *sessionStore) take(key sessionKey, waited bool) (*session, <-chan struct{}) {
-	fresh := &session{key: key, left: make(chan struct{})}
+// new one. A client without an id always gets a new one that is not stored. While another
+// connection owns the session, take gives that one and a channel to wait on instead, unless the
+// caller has waited: then its new session is not stored before claim.
+func (t *sessionStore) take(key sessionKey, c *conn, waited bool) (s *session, owner *conn, left <-chan struct{}) {
+	fresh := &session{key: key, owner: c, left: make(chan struct{})}
 	if key.client == "" {
-		return fresh, nil
+		return fresh, nil, nil
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := t.m[key]
 	switch {
-	case e != nil && e.owned && !waited && e.session.leaving.Load():
-		return nil, e.session.left
-	case e == nil || e.owned:
+	case e == nil:
 		t.m[key] = &storedSession{session: fresh, owned: true}
-		return fresh, nil
+		return fresh, nil, nil
+	case e.owned && waited:
+		return fresh, nil, nil
+	case e.owned:
+		e.session.wanted.Store(true)
+		return nil, e.session.owner, e.session.left
 	}
 	t.unlink(e)
-	e.owned, e.session.left = true, fresh.left
-	return e.session, nil
+	e.owned, e.session.owner, e.session.left = true, c, fresh.left
+	e.session.wanted.Store(false)
+	return e.session, nil, nil
+}
+
+// claim makes s the stored session of its client: the broker has accepted its connection.
+func (t *sessionStore) claim(s *session) {
+	if s.key.client == "" {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.m[s.key]
+	if e != nil && e.session == s {
+		return
+	}
+	if e != nil && !e.owned {
+		t.unlink(e)
+		t.discard(e.session)
+	}
+	t.m[s.key] = &storedSession{session: s, owned: true}
 }
 
 // put gives a session back when its connection has ended. One that was taken over is dropped.
@@ -163,7 +186,6 @@ func (t *sessionStore) put(s *session) {
 	s.settle(&t.g.memory)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s.leaving.Store(false)
 	close(s.left)
 	e := t.m[s.key]
 	switch {

@@ -305,7 +305,7 @@ func TestResendAcrossReconnects(t *testing.T) {
 func TestStreamsGoOnAcrossReconnects(t *testing.T) {
 	f := newFleet(t)
 	v := mqttparse.V311
-	b := newBench(t, f.rotate(1), v, Config{})
+	b := newBench(t, f.rotate(1), v, Config{linger: time.Millisecond})
 	send := func() crypto.Envelope {
 		t.Helper()
 		env, _, _ := f.unseal("default", publishes(t, v, b.fromDevice(t, publishPacket(v, message("s/a", "x", 0, 0))))[0])
@@ -338,6 +338,7 @@ func TestStreamsGoOnAcrossReconnects(t *testing.T) {
 	if b.c.sess == old {
 		t.Fatal("two connections own one session")
 	}
+	b.connack(t, true)
 	if next := send(); next.Seq != 0 {
 		t.Errorf("number %d after a takeover", next.Seq)
 	}
