@@ -54,6 +54,9 @@ type Config struct {
 	// ReadOnly members never seal, so they need no confirmation of an epoch; set it
 	// for a subscriber that only listens, to keep rotation free of its messages.
 	ReadOnly bool
+	// Checkpoints has the machine receive the checkpoints of the groups that this member may read: for a program that
+	// receives data.
+	Checkpoints bool
 	// GrantRate bounds a keeper's HPKE operations a second; 0 means [GrantRate]. A keeper on
 	// a server that serves a large fleet takes more.
 	GrantRate int
@@ -77,4 +80,5 @@ type Output struct {
 	Keyring     *crypto.Keyring // the new snapshot; nil if it has not changed
 	Policy      *policy.Signed  // the policy now in force, to be persisted with its hash; nil if it has not changed
 	Events      []Event
+	Checkpoints []ReceivedCheckpoint // verified, in the order of their arrival; see Config.Checkpoints
 }

@@ -3,6 +3,8 @@ package control
 import (
 	"log/slog"
 	"time"
+
+	"sealgate/pkg/checkpoint"
 )
 
 // Kind is the kind of a control message, as metrics and logs name it.
@@ -10,13 +12,14 @@ type Kind string
 
 // The kinds of control messages.
 const (
-	KindHello   Kind = "hello"
-	KindGrant   Kind = "grant"
-	KindEpoch   Kind = "epoch"
-	KindConfirm Kind = "confirm"
-	KindLease   Kind = "lease"
-	KindPolicy  Kind = "policy"
-	KindUnknown Kind = "unknown" // on no topic of ours, or of no readable kind
+	KindHello      Kind = "hello"
+	KindGrant      Kind = "grant"
+	KindEpoch      Kind = "epoch"
+	KindConfirm    Kind = "confirm"
+	KindLease      Kind = "lease"
+	KindCheckpoint Kind = checkpoint.Kind
+	KindPolicy     Kind = "policy"
+	KindUnknown    Kind = "unknown" // on no topic of ours, or of no readable kind
 )
 
 // Result is what became of a message.

@@ -55,6 +55,8 @@ type group struct {
 	wraps   []EpochWrap    // what shown announces, newest first
 	founder string         // of the generation of wraps
 
+	checkpoint checkpointState
+
 	lead    leaderState           // of the leader
 	granted map[[32]byte]struct{} // of a keeper: certificates served in this generation
 }
@@ -96,6 +98,7 @@ func newGroup(name string) *group {
 	g := &group{name: name, takeAt: never, renewAt: never, granted: make(map[[32]byte]struct{})}
 	g.ask.reset()
 	g.lead.reset()
+	g.checkpoint.at = never
 	return g
 }
 

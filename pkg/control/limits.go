@@ -64,6 +64,8 @@ const (
 	MaxGranted         = 1 << 17                    // members counted as granted, a group
 	MaxPendingEpochs   = 6                          // epochs announced but not yet active, at one leader
 	MaxRedraws         = 16                         // draws of a secret until its key id collides with none (F10)
+	MaxPendingStreams  = 1 << 16                    // streams that one checkpoint of a group tells of
+	MaxCheckpoints     = 1024                       // checkpoints kept between two calls of Take
 	MaxEvents          = 1024                       // events kept between two calls of Take
 	GrantRate          = 100                        // HPKE operations a second of a keeper, twice that in a burst; see Config.GrantRate
 	ConfirmRate        = 20                         // Confirm signatures a second

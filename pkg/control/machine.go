@@ -37,6 +37,7 @@ type Machine struct {
 	keeper keeperState
 
 	out         Output
+	checkpoints bool // the data plane reports what it seals
 	keysChanged bool
 	counters    map[Counter]uint64
 	alarms      uint64
@@ -130,6 +131,7 @@ func (m *Machine) Receive(now Time, topic string, payload []byte, retained bool)
 }
 
 func (m *Machine) dispatch(topic string, payload []byte) {
+	group, sender, checkpoints := ofCheckpointTopic(m.cfg.Prefix, topic)
 	switch name, keys := groupOfKeysTopic(m.cfg.Prefix, topic); {
 	case !m.connected:
 		m.event(Event{Kind: KindUnknown, Result: ResultIgnored, Detail: "a message of an ended session"})
@@ -139,6 +141,8 @@ func (m *Machine) dispatch(topic string, payload []byte) {
 		m.event(Event{Kind: KindUnknown, Result: ResultIgnored, Detail: "no policy yet"})
 	case keys:
 		m.receiveEpoch(name, payload)
+	case checkpoints:
+		m.receiveCheckpoint(group, sender, payload)
 	case topic == InboxTopic(m.cfg.Prefix, m.inbox):
 		m.receiveInbox(payload)
 	case topic == ControlTopic(m.cfg.Prefix):
@@ -197,6 +201,7 @@ func (m *Machine) settle() {
 			m.runTakeover(g)
 			m.runLeader(g)
 			m.runFreshness(g)
+			m.runCheckpoints(g)
 		}
 		m.runLease()
 		m.runKeeper()
@@ -212,7 +217,7 @@ func (m *Machine) Deadline() (time.Duration, bool) {
 	for _, g := range m.groups {
 		due = min(due, g.keysDue(m.now.Mono))
 		if m.connected {
-			due = min(due, g.ask.due(), g.unknown.due(), g.renewAt, m.leaderDue(g))
+			due = min(due, g.ask.due(), g.unknown.due(), g.renewAt, g.checkpoint.at, m.leaderDue(g))
 		}
 	}
 	if m.connected && m.policy != nil {

@@ -20,6 +20,8 @@ func (k Kind) roles() []crypto.Role {
 		return []crypto.Role{crypto.RoleGateway, crypto.RoleSubscriber, crypto.RoleKeeper}
 	case KindGrant, KindEpoch, KindConfirm, KindLease:
 		return []crypto.Role{crypto.RoleGateway, crypto.RoleKeeper}
+	case KindCheckpoint:
+		return []crypto.Role{crypto.RoleGateway, crypto.RoleSubscriber}
 	}
 	return nil
 }

@@ -65,16 +65,17 @@ type record struct {
 }
 
 type node struct {
-	w       *world
-	id      *crypto.Identity
-	cfg     Config
-	m       *Machine
-	session int
-	subs    map[string]bool
-	ring    *crypto.Keyring
-	policy  *policy.Signed
-	events  []Event
-	joined  bool
+	w           *world
+	id          *crypto.Identity
+	cfg         Config
+	m           *Machine
+	session     int
+	subs        map[string]bool
+	ring        *crypto.Keyring
+	policy      *policy.Signed
+	events      []Event
+	joined      bool
+	checkpoints []ReceivedCheckpoint
 }
 
 func testDocument(version uint64) *policy.Document {
@@ -174,6 +175,12 @@ func (n *node) boot() {
 
 func (n *node) name() string { return n.id.Member().Name }
 
+// subscribes reports whether one of the node's subscriptions matches a topic.
+func (n *node) subscribes(name string) bool {
+	at := strings.LastIndexByte(name, '/')
+	return n.subs[name] || n.subs[name[:at+1]+"+"]
+}
+
 func (n *node) connect() *node {
 	n.session++
 	n.subs = make(map[string]bool)
@@ -193,6 +200,7 @@ func (n *node) disconnect() {
 func (n *node) flush() {
 	out := n.m.Take()
 	n.events = append(n.events, out.Events...)
+	n.checkpoints = append(n.checkpoints, out.Checkpoints...)
 	if out.Keyring != nil {
 		n.ring = out.Keyring
 		n.joined = n.joined || len(n.ring.Keys("default")) > 0
@@ -224,7 +232,7 @@ func (w *world) publish(from *node, topic string, payload []byte, retain bool) {
 		w.retained[topic] = payload
 	}
 	for _, n := range w.nodes {
-		if n.subs[topic] && (w.cut == nil || !w.cut(from, n)) {
+		if n.subscribes(topic) && (w.cut == nil || !w.cut(from, n)) {
 			w.deliver(n, topic, payload, false)
 		}
 	}
@@ -287,7 +295,7 @@ func (w *world) arrive() {
 	d := w.queue[0]
 	w.queue = w.queue[1:]
 	w.mono = max(w.mono, d.at)
-	if d.session == d.to.session && (d.to.subs[d.topic] || d.topic == "") {
+	if d.session == d.to.session && (d.to.subscribes(d.topic) || d.topic == "") {
 		d.to.m.Receive(w.now(), d.topic, d.payload, d.retained)
 		d.to.flush()
 	}

@@ -110,6 +110,7 @@ func (m *Machine) applyPolicy(p *policy.Signed) {
 		m.leaveTopic(g)
 	}
 	m.keysChanged = true
+	m.startCheckpoints()
 	if m.connected {
 		m.joinTopics()
 	}
@@ -161,6 +162,9 @@ func (m *Machine) redefineKeeping(g *group, kept bool) {
 func (m *Machine) leaveTopic(g *group) {
 	if m.connected && g.subscribed {
 		m.out.Unsubscribe = append(m.out.Unsubscribe, KeysTopic(m.cfg.Prefix, g.name))
+		if m.cfg.Checkpoints {
+			m.out.Unsubscribe = append(m.out.Unsubscribe, CheckpointTopic(m.cfg.Prefix, g.name, "+"))
+		}
 	}
 	g.subscribed = false
 }
@@ -180,6 +184,9 @@ func (m *Machine) joinTopics() {
 		begins := !g.subscribed
 		keeps, g.subscribed = keeps || g.keeper, true
 		m.out.Subscribe = append(m.out.Subscribe, KeysTopic(m.cfg.Prefix, g.name))
+		if m.cfg.Checkpoints && g.def.MayRead(m.self) {
+			m.out.Subscribe = append(m.out.Subscribe, CheckpointTopic(m.cfg.Prefix, g.name, "+"))
+		}
 		if begins {
 			m.startFreshness(g)
 		}

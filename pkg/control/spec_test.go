@@ -2,6 +2,7 @@ package control
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sealgate/pkg/checkpoint"
 )
 
 const specFile = "../../docs/spec/control.md"
@@ -45,7 +48,7 @@ var constants = []struct {
 	{"FirstActivation", FirstActivation, "activation delay of a leader that has no key to go on with, at most"},
 	{"ReportInterval", ReportInterval, "between two generations that only a report of a higher one caused"},
 	{"ExpiredGrace", ExpiredGrace, "a key past its history is still known, as expired, this long"},
-	{"MaxMessage", MaxMessage, "bytes of a signed Hello, Grant, Confirm or Lease"},
+	{"MaxMessage", MaxMessage, "bytes of a signed message, unless said otherwise"},
 	{"MaxEpochMessage", MaxEpochMessage, "bytes of a signed Epoch"},
 	{"MaxPolicyMessage", MaxPolicyMessage, "bytes of a signed policy"},
 	{"MaxEpochValue", MaxEpochValue, "the highest generation or number there is"},
@@ -70,6 +73,15 @@ var constants = []struct {
 	{"MaxGranted", MaxGranted, "members counted as granted, a group"},
 	{"MaxPendingEpochs", MaxPendingEpochs, "epochs announced but not yet active, at one leader"},
 	{"MaxRedraws", MaxRedraws, "draws of a secret until its key id is free"},
+	{"MaxPendingStreams", MaxPendingStreams, "streams that a sender tells of in one interval of a group"},
+	{"MaxCheckpoints", MaxCheckpoints, "verified checkpoints that wait for the receiver's data plane"},
+	{"MaxStreams", checkpoint.MaxStreams, "streams in one Checkpoint"},
+	{"MaxBurned", checkpoint.MaxBurned, "burned ranges of a stream in one Checkpoint"},
+	{"MaxLedgerStreams", checkpoint.MaxLedgerStreams, "streams of a group that a receiver remembers"},
+	{"MaxLedgerGateways", checkpoint.MaxLedgerGateways, "senders of a group that a receiver remembers"},
+	{"MaxUnheard", checkpoint.MaxUnheard, "streams that one sender claims and nothing has arrived of"},
+	{"MaxLedgerBoots", checkpoint.MaxLedgerBoots, "earlier boots of a sender whose checkpoints are known as old"},
+	{"MaxLedgerEvents", checkpoint.MaxLedgerEvents, "events of a receiver kept until they are fetched"},
 	{"MaxEvents", MaxEvents, "events kept until they are fetched"},
 	{"GrantRate", GrantRate, "Grants a second of a keeper, unless configured"},
 	{"ConfirmRate", ConfirmRate, "signatures on Confirms a second"},
@@ -125,7 +137,9 @@ func TestSpecConstants(t *testing.T) {
 // TestSpecNamesItsTests: every test that section 8 names exists.
 func TestSpecNamesItsTests(t *testing.T) {
 	files, err := filepath.Glob("*_test.go")
-	if err != nil {
+	more, err2 := filepath.Glob("../checkpoint/*_test.go")
+	files = append(files, more...)
+	if err := errors.Join(err, err2); err != nil {
 		t.Fatal(err)
 	}
 	var all strings.Builder
@@ -151,7 +165,7 @@ func TestSpecNamesItsTests(t *testing.T) {
 // vectors name sections that exist.
 func TestSpecShowsTheFormats(t *testing.T) {
 	spec := readSpec(t)
-	for _, kind := range []Kind{KindHello, KindGrant, KindEpoch, KindConfirm, KindLease} {
+	for _, kind := range []Kind{KindHello, KindGrant, KindEpoch, KindConfirm, KindLease, KindCheckpoint} {
 		if !regexp.MustCompile(`(?m)^` + string(kind) + ` = \[\s*"` + string(kind) + `",`).MatchString(spec) {
 			t.Errorf("no CDDL of %s", kind)
 		}

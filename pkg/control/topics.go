@@ -12,10 +12,11 @@ import (
 
 // The control topics, all below the prefix (spec 2).
 const (
-	controlLevel = "/control"
-	inboxLevel   = "/inbox/"
-	keysLevel    = "/keys/"
-	policyLevel  = "/policy"
+	controlLevel    = "/control"
+	inboxLevel      = "/inbox/"
+	keysLevel       = "/keys/"
+	policyLevel     = "/policy"
+	checkpointLevel = "/checkpoint/"
 )
 
 // ControlTopic is where all members publish Hellos and keepers listen.

@@ -1,0 +1,422 @@
+package checkpoint
+
+import (
+	"container/list"
+	"fmt"
+	"slices"
+	"time"
+
+	"sealgate/pkg/crypto"
+)
+
+// Bounds of a ledger.
+const (
+	MaxLedgerStreams  = 1 << 16 // streams remembered; the longest unused give way
+	MaxLedgerGateways = 1 << 14 // senders remembered
+	MaxUnheard        = 1 << 12 // streams that one sender claims and nothing has arrived of
+	MaxLedgerBoots    = 8       // earlier runs of a sender whose messages are known as old
+	MaxLedgerEvents   = 4096    // events kept between two calls of Take; the oldest give way
+	maxTimers         = 4 * MaxLedgerStreams
+)
+
+// Config is what a ledger is made from.
+type Config struct {
+	Interval time.Duration // the group's checkpoint interval
+	All      bool          // the receiver gets every topic of the group: it misses streams of which nothing arrived
+	Topics   [][32]byte    // else the topics, SHA-256 of their names, of which it misses streams
+	// Digest returns the digest of a topic under a key of the group; false: the key is not held.
+	Digest func(key crypto.KeyID, topic [32]byte) (Digest, bool)
+}
+
+// Ledger holds what one receiver got of a group against what senders say they sent. A message that
+// was sent counts as dropped an interval after the checkpoint that tells of it, so at most two intervals after it was sent.
+// It is not safe for concurrent use.
+type Ledger struct {
+	cfg      Config
+	gateways map[string]*gateway
+	streams  map[crypto.Kid]*stream
+	used     *list.List // of *stream, the longest unused first
+	tails    queue      // an interval: has it arrived?
+	claims   queue      // two intervals: has anybody claimed it?
+	silences queue      // two intervals: is the sender heard of?
+	events   []Event
+	crowded  time.Duration // when that was last reported
+}
+
+type gateway struct {
+	name    string
+	boot    [16]byte
+	past    [][16]byte
+	next    uint64 // number of the message to come
+	heardAt time.Duration
+	joined  bool // a whole interval has been heard of: from now on streams begin in our presence
+	silent  bool
+	ended   bool
+	unheard int // streams that it claims and nothing has arrived of
+}
+
+type stream struct {
+	kid     crypto.Kid
+	place   *list.Element
+	topic   [32]byte
+	arrived bool
+	gateway *gateway // nil: nobody has claimed it
+	digest  Digest   // as its sender claims it
+	first   uint64   // the first number that arrived
+	high    uint64   // the number after the highest that arrived, or that was reported as dropped
+	claimed uint64   // the number after the highest that its sender says it sent
+
+	tail, claim timer // claim: numbers below its value must be claimed by then
+	dropped     crypto.Range
+	lost        bool // dropped is set
+	disputed    bool
+}
+
+// timer waits for a number until a time.
+type timer struct {
+	at    time.Duration
+	value uint64
+	armed bool
+}
+
+type due struct {
+	at      time.Duration
+	stream  *stream
+	gateway *gateway
+}
+
+// queue is a list of deadlines that all are equally far away when they are set, so it stays in order.
+// What has been settled meanwhile stays in it until then and is passed over.
+type queue []due
+
+func (q *queue) add(d due) bool {
+	if len(*q) >= maxTimers {
+		return false
+	}
+	*q = append(*q, d)
+	return true
+}
+
+func (q *queue) pop(now time.Duration) (d due, ok bool) {
+	if len(*q) == 0 || (*q)[0].at > now {
+		return due{}, false
+	}
+	d = (*q)[0]
+	(*q)[0] = due{}
+	if *q = (*q)[1:]; len(*q) == 0 {
+		*q = nil
+	}
+	return d, true
+}
+
+// New makes a ledger.
+func New(cfg Config) (*Ledger, error) {
+	if cfg.Interval <= 0 || cfg.Digest == nil {
+		return nil, fmt.Errorf("checkpoint: an interval and a digest are needed")
+	}
+	return &Ledger{cfg: cfg, gateways: make(map[string]*gateway), streams: make(map[crypto.Kid]*stream), used: list.New(), crowded: -cfg.Interval}, nil
+}
+
+// Received tells of an authentic message: number seq of the stream kid, on the topic of that SHA-256. Call it when
+// the message's window accepted it.
+func (l *Ledger) Received(now time.Duration, kid crypto.Kid, topic [32]byte, seq uint64) {
+	l.Advance(now)
+	s := l.stream(now, kid)
+	if !s.arrived {
+		l.firstArrival(now, s, topic, seq)
+	}
+	if s.lost && seq >= s.dropped.From && seq <= s.dropped.To {
+		l.event(Event{At: now, What: Recovered, Gateway: s.name(), Kid: kid, Topic: s.topic, From: seq, To: seq})
+	}
+	s.high = max(s.high, seq+1)
+	if s.tail.armed && s.high >= s.tail.value {
+		s.tail.armed = false
+		l.awaitTail(now, s)
+	}
+	l.awaitClaim(now, s)
+}
+
+// firstArrival notes the topic of a stream, which its sender may have claimed before as another one.
+func (l *Ledger) firstArrival(now time.Duration, s *stream, topic [32]byte, seq uint64) {
+	s.arrived, s.topic, s.first = true, topic, seq
+	if s.gateway == nil {
+		return
+	}
+	s.gateway.unheard--
+	if d, held := l.cfg.Digest(s.kid.KeyID(), topic); held && d != s.digest {
+		l.dispute(now, s, s.gateway.name, otherTopic)
+		s.gateway, s.claimed = nil, 0
+	}
+}
+
+const otherTopic = "messages on another topic"
+
+func (l *Ledger) dispute(now time.Duration, s *stream, by, other string) {
+	if !s.disputed {
+		s.disputed = true
+		l.event(Event{At: now, What: Disputed, Gateway: by, Other: other, Kid: s.kid, Topic: s.topic})
+	}
+}
+
+// Interrupted tells that this receiver's own session was interrupted: what was sent meanwhile is not held against
+// anybody, until a whole interval has been heard of again.
+func (l *Ledger) Interrupted(now time.Duration) {
+	l.Advance(now)
+	for _, g := range l.gateways {
+		g.joined, g.heardAt = false, now
+		if !g.ended && !g.silent {
+			l.silences.add(due{at: now + 2*l.cfg.Interval, gateway: g})
+		}
+	}
+	for _, s := range l.streams {
+		s.tail.armed = false
+	}
+}
+
+// Checkpoint takes a message whose signature was verified, of the member gateway.
+func (l *Ledger) Checkpoint(now time.Duration, name string, m *Message) error {
+	l.Advance(now)
+	g, err := l.admit(now, name, m)
+	if err != nil {
+		return err
+	}
+	if g.silent {
+		g.silent = false
+		l.event(Event{At: now, What: Heard, Gateway: name})
+	}
+	for i := range m.Streams {
+		l.take(now, g, &m.Streams[i])
+	}
+	g.heardAt, g.ended = now, m.State == Ending
+	g.joined = g.joined || m.State != More
+	if !g.ended {
+		l.silences.add(due{at: now + 2*l.cfg.Interval, gateway: g})
+	}
+	return nil
+}
+
+// admit finds the sender and holds the message's number against its last.
+func (l *Ledger) admit(now time.Duration, name string, m *Message) (*gateway, error) {
+	g := l.gateways[name]
+	if g == nil {
+		if len(l.gateways) >= MaxLedgerGateways {
+			l.crowd(now)
+			return nil, ErrCrowded
+		}
+		g = &gateway{name: name, boot: m.Boot, next: m.Number}
+		l.gateways[name] = g
+	}
+	if m.Boot != g.boot {
+		if slices.Contains(g.past, m.Boot) {
+			return nil, ErrReplay
+		}
+		if len(g.past) >= MaxLedgerBoots {
+			g.past = slices.Delete(g.past, 0, 1)
+		}
+		g.past = append(g.past, g.boot)
+		g.boot, g.next = m.Boot, 0
+	}
+	if m.Number < g.next {
+		return nil, ErrReplay
+	}
+	if m.Number > g.next {
+		l.event(Event{At: now, What: Withheld, Gateway: name, From: g.next, To: m.Number - 1})
+	}
+	g.next = m.Number + 1
+	return g, nil
+}
+
+// take holds one stream of a checkpoint against what arrived.
+func (l *Ledger) take(now time.Duration, g *gateway, c *Stream) {
+	s := l.streams[c.Kid]
+	if s == nil {
+		if !l.expected(c) || g.unheard >= MaxUnheard {
+			return
+		}
+		s = l.stream(now, c.Kid)
+		s.high = c.From
+	}
+	known := s.gateway != nil
+	if !l.attribute(now, g, s, c) {
+		return
+	}
+	switch {
+	case !g.joined:
+		s.high = max(s.high, c.Next) // some of it was sent before this receiver listened
+	case !known && s.arrived && c.From < s.first && !c.Kid.StreamID().Will():
+		s.dropped, s.lost = crypto.Range{From: c.From, To: s.first - 1}, true
+		l.event(Event{At: now, What: Dropped, Gateway: g.name, Kid: s.kid, Topic: s.topic, From: c.From, To: s.first - 1})
+	}
+	for _, r := range c.Burned {
+		l.event(Event{At: now, What: Burned, Gateway: g.name, Kid: c.Kid, Topic: s.topic, From: r.From, To: r.To})
+	}
+	s.claimed = max(s.claimed, c.sent())
+	if s.claim.armed && c.Next >= s.claim.value {
+		s.claim.armed = false
+	}
+	l.awaitClaim(now, s)
+	if !c.Kid.StreamID().Will() { // wills are sent by the broker, perhaps never
+		l.awaitTail(now, s)
+	}
+}
+
+// attribute makes g the sender of the stream, unless another one claims it or its messages came on another topic.
+func (l *Ledger) attribute(now time.Duration, g *gateway, s *stream, c *Stream) bool {
+	other := ""
+	if s.gateway != nil && s.gateway != g {
+		other = s.gateway.name
+	} else if s.arrived && s.gateway == nil {
+		if d, held := l.cfg.Digest(c.Kid.KeyID(), s.topic); held && d != c.Topic {
+			other = otherTopic
+		}
+	}
+	if other != "" {
+		l.dispute(now, s, g.name, other)
+		return false
+	}
+	if s.gateway == nil {
+		s.gateway, s.digest = g, c.Topic
+		if !s.arrived {
+			g.unheard++
+		}
+	}
+	return true
+}
+
+// expected reports whether messages of a stream of which none has arrived should have.
+func (l *Ledger) expected(c *Stream) bool {
+	if l.cfg.All {
+		return true
+	}
+	return slices.ContainsFunc(l.cfg.Topics, func(topic [32]byte) bool {
+		d, held := l.cfg.Digest(c.Kid.KeyID(), topic)
+		return held && d == c.Topic
+	})
+}
+
+// awaitTail sets the deadline for what was sent and has not arrived.
+func (l *Ledger) awaitTail(now time.Duration, s *stream) {
+	if s.tail.armed || s.claimed <= s.high {
+		return
+	}
+	at := now + l.cfg.Interval
+	if l.tails.add(due{at: at, stream: s}) {
+		s.tail = timer{at, s.claimed, true}
+	}
+}
+
+// awaitClaim sets the deadline for what has arrived and nobody has claimed.
+func (l *Ledger) awaitClaim(now time.Duration, s *stream) {
+	if s.claim.armed || !s.arrived || s.high <= s.claimed {
+		return
+	}
+	at := now + 2*l.cfg.Interval
+	if l.claims.add(due{at: at, stream: s}) {
+		s.claim = timer{at, s.high, true}
+	}
+}
+
+// Advance tells the time; call it when Deadline has come.
+func (l *Ledger) Advance(now time.Duration) {
+	for d, ok := l.tails.pop(now); ok; d, ok = l.tails.pop(now) {
+		if s := d.stream; s.tail.armed && s.tail.at == d.at {
+			s.tail.armed = false
+			s.dropped, s.lost = crypto.Range{From: s.high, To: s.tail.value - 1}, true
+			l.event(Event{At: d.at, What: Dropped, Gateway: s.name(), Kid: s.kid, Topic: s.topic, From: s.high, To: s.tail.value - 1})
+			s.high = s.tail.value
+			l.awaitTail(now, s)
+		}
+	}
+	for d, ok := l.claims.pop(now); ok; d, ok = l.claims.pop(now) {
+		if s := d.stream; s.claim.armed && s.claim.at == d.at {
+			s.claim.armed = false
+			l.event(Event{At: d.at, What: Unattributed, Gateway: s.name(), Kid: s.kid, Topic: s.topic, From: s.claimed, To: s.claim.value - 1})
+			s.claimed = max(s.claimed, s.claim.value) // once for each number
+			l.awaitClaim(now, s)
+		}
+	}
+	for d, ok := l.silences.pop(now); ok; d, ok = l.silences.pop(now) {
+		if g := d.gateway; !g.ended && !g.silent && g.heardAt+2*l.cfg.Interval <= d.at {
+			g.silent = true
+			l.event(Event{At: d.at, What: Silent, Gateway: g.name})
+		}
+	}
+}
+
+// Deadline is when Advance wants to be called; false: no timer runs.
+func (l *Ledger) Deadline() (at time.Duration, ok bool) {
+	for _, q := range []queue{l.tails, l.claims, l.silences} {
+		if len(q) > 0 && (!ok || q[0].at < at) {
+			at, ok = q[0].at, true
+		}
+	}
+	return at, ok
+}
+
+// Take returns the events since the last Take, oldest first.
+func (l *Ledger) Take() []Event {
+	out := l.events
+	l.events = nil
+	return out
+}
+
+// Attributed returns the member that claims a stream, "" if none does.
+func (l *Ledger) Attributed(kid crypto.Kid) string {
+	if s := l.streams[kid]; s != nil {
+		return s.name()
+	}
+	return ""
+}
+
+// Silenced returns the senders that are not heard of, in order.
+func (l *Ledger) Silenced() (names []string) {
+	for name, g := range l.gateways {
+		if g.silent {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (s *stream) name() string {
+	if s.gateway == nil {
+		return ""
+	}
+	return s.gateway.name
+}
+
+// stream finds or makes the state of a stream.
+func (l *Ledger) stream(now time.Duration, kid crypto.Kid) *stream {
+	if s := l.streams[kid]; s != nil {
+		l.used.MoveToBack(s.place)
+		return s
+	}
+	if len(l.streams) >= MaxLedgerStreams {
+		old := l.used.Remove(l.used.Front()).(*stream)
+		old.tail.armed, old.claim.armed = false, false
+		if old.gateway != nil && !old.arrived {
+			old.gateway.unheard--
+		}
+		delete(l.streams, old.kid)
+		l.crowd(now)
+	}
+	s := &stream{kid: kid}
+	s.place = l.used.PushBack(s)
+	l.streams[kid] = s
+	return s
+}
+
+func (l *Ledger) crowd(now time.Duration) {
+	if now-l.crowded >= l.cfg.Interval {
+		l.crowded = now
+		l.event(Event{At: now, What: Crowded})
+	}
+}
+
+func (l *Ledger) event(e Event) {
+	if len(l.events) >= MaxLedgerEvents {
+		l.events = append(l.events[:0], l.events[MaxLedgerEvents/2:]...)
+	}
+	l.events = append(l.events, e)
+}
