@@ -217,7 +217,7 @@ func cutMessages(s *scene) {
 	}
 	total := 0
 	for _, k := range kinds {
-		before, state, count := k.to.looked(), k.to.m.State(), 0
+		before, state, count := k.to.looked(), k.to.fingerprint(), 0
 		give := func(b []byte) {
 			count += s.broker.Deliver(embedded.Letter{To: k.to.name, Topic: k.topic, Payload: b, QoS: 1})
 		}
@@ -229,7 +229,7 @@ func cutMessages(s *scene) {
 			give(append(append([]byte(nil), k.msg...), make([]byte, size-len(k.msg))...))
 		}
 		s.await("all of it refused", func() bool { return k.to.looked() >= before+count })
-		if k.to.m.State() != state {
+		if k.to.fingerprint() != state {
 			s.Errorf("%s: cut messages on %s changed its state", k.to.name, k.topic)
 		}
 		total += count

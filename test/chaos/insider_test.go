@@ -174,7 +174,7 @@ func (s *scene) parseHello(msg []byte) *control.Hello {
 
 // kindOf tells which kind of control message it is, by its signature; "" if none.
 func (s *scene) kindOf(msg []byte) control.Kind {
-	for _, k := range []control.Kind{control.KindHello, control.KindGrant, control.KindEpoch, control.KindConfirm} {
+	for _, k := range []control.Kind{control.KindHello, control.KindGrant, control.KindEpoch, control.KindConfirm, control.KindLease} {
 		if _, _, err := s.trust.Verify(msg, string(k), s.clock.now().Wall); err == nil {
 			return k
 		}

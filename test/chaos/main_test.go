@@ -27,14 +27,14 @@ type scenario struct {
 
 func scenarios() []scenario {
 	var all []scenario
-	for _, some := range [][]scenario{transportScenarios(), replayScenarios(), forgeryScenarios(), policyScenarios(), withholdingScenarios(), dataScenarios(), floodScenarios(), crashScenarios()} {
+	for _, some := range [][]scenario{transportScenarios(), replayScenarios(), forgeryScenarios(), policyScenarios(), withholdingScenarios(), keeperScenarios(), dataScenarios(), floodScenarios(), crashScenarios()} {
 		all = append(all, some...)
 	}
 	return all
 }
 
 // together is how many scenarios run at once: for the most part they wait.
-const together = 8
+const together = 10
 
 func TestChaos(t *testing.T) {
 	all := scenarios()

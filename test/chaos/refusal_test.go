@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -18,7 +19,7 @@ func (s *scene) mustRefuse(topic string, msg []byte, want error, nodes ...*node)
 		if topic == inbox {
 			to = n.inbox()
 		}
-		before, mark, refusals := n.m.State(), n.log.mark(), n.refusals()
+		before, mark, refusals := n.fingerprint(), n.log.mark(), n.refusals()
 		if s.broker.Deliver(embedded.Letter{To: n.name, Topic: to, Payload: msg, QoS: 1}) == 0 {
 			s.Fatalf("%s has not subscribed to %s", n.name, to)
 		}
@@ -26,8 +27,8 @@ func (s *scene) mustRefuse(topic string, msg []byte, want error, nodes ...*node)
 			_, ok := n.log.find(mark, func(e control.Event) bool { return e.Result == control.ResultRefused && errors.Is(e.Err, want) })
 			return ok
 		})
-		if after := n.m.State(); after != before {
-			s.Errorf("%s: a refused message changed its state: policy %v, epoch %v", n.name, after.Policy.Document.Version, n.epoch())
+		if after := n.fingerprint(); after != before {
+			s.Errorf("%s: a refused message changed its state from %s to %s", n.name, before, after)
 		}
 		if n.refusals() <= refusals {
 			s.Errorf("%s: the counter of refusals has not grown", n.name)
@@ -36,6 +37,21 @@ func (s *scene) mustRefuse(topic string, msg []byte, want error, nodes ...*node)
 			s.Errorf("%s: no warning in the log says %q", n.name, want)
 		}
 	}
+}
+
+// fingerprint is all that the node's data plane goes by: the policy's version, the keys held and the one to seal under.
+func (n *node) fingerprint() string {
+	state := n.m.State()
+	var b strings.Builder
+	if state.Policy != nil {
+		fmt.Fprintf(&b, "policy %d", state.Policy.Document.Version)
+	}
+	for _, name := range state.Keys.Groups() {
+		for _, k := range state.Keys.Keys(name) {
+			fmt.Fprintf(&b, ", %s %v %v %v", name, k.Epoch, k.ID, k.Send)
+		}
+	}
+	return b.String()
 }
 
 // inbox stands for the topic of each member's own inbox.
