@@ -9,7 +9,7 @@ import re
 import cbor2
 
 import hpke_ref
-from sealgate_ref import NAME, Refused, commitment, decode, encode, ratchet, unwrap, verify_sign1
+from sealgate_ref import MAX_SEQ, NAME, Refused, commitment, decode, encode, hkdf, ratchet, unwrap, verify_sign1
 
 MAX_MESSAGE, MAX_EPOCH_MESSAGE = 256 << 10, 32 << 10
 MAX_VALUE = 2**48 - 1
@@ -166,7 +166,36 @@ def lease(payload):
     }  # fmt: skip
 
 
-PARSERS = {"hello": hello, "grant": grant, "grant-keys": grant_keys, "epoch": epoch, "confirm": confirm, "lease": lease}
+def checkpoint(payload):
+    group, boot, num, state, streams = head(payload, "checkpoint", 6)
+
+    def stream(item):
+        topic, kid, first, following, burned, final = array(item, 6, 6)
+        number(first, 0, MAX_SEQ + 1)
+        if number(following, 0, MAX_SEQ + 1) < first or type(final) is not bool:
+            refuse("a stream that goes back, or final is no boolean")
+        low = first
+        for r in array(burned, 0, 16):
+            a, b = array(r, 2, 2)
+            if not low <= number(a, 0, MAX_SEQ) <= number(b, 0, MAX_SEQ) < following:
+                refuse("burned numbers are out of place")
+            low = b + 2
+        x = {"topic": octets(topic, 16), "kid": octets(kid, 12), "from": first, "next": following, "final": final}
+        return {**x, "burned": burned} if burned else x
+
+    m = {"group": name(group), "boot": octets(boot, 16), "number": number(num, 0, MAX_VALUE), "state": number(state, 0, 2)}
+    m["streams"] = [stream(x) for x in array(streams, 0, 256)]
+    kids = [x["kid"] for x in m["streams"]]
+    if kids != sorted(set(kids)):
+        refuse("streams are not in ascending order, each once")
+    return m
+
+
+def topic_digest(secret, group, topic):
+    return hkdf(secret, b"", ["sealgate v1 topic digest", group, hashlib.sha256(topic.encode()).digest()], 16)
+
+
+PARSERS = {"hello": hello, "grant": grant, "grant-keys": grant_keys, "epoch": epoch, "confirm": confirm, "lease": lease, "checkpoint": checkpoint}
 
 
 # Section 3.2: who may say what
