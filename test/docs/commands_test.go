@@ -26,6 +26,7 @@ type manual struct {
 	replace *strings.Replacer
 	router  *lab.Namespace // where steering is set up; nil without the rights
 	lan     bool           // steering can be tried
+	readers []*lab.Proc    // the subscribers that run
 }
 
 // newManual starts a broker and fills a directory with the configuration.
@@ -96,19 +97,24 @@ func (m *manual) run(ns *lab.Namespace, line string) {
 	}
 }
 
-// serve starts a line that runs on, and waits until standard error says that it does.
-func (m *manual) serve(ns *lab.Namespace, line, word string) {
+// serve starts a line that runs on, and waits until standard error says that it does. The end of the test stops it.
+func (m *manual) serve(ns *lab.Namespace, line, word string) *lab.Proc {
 	m.t.Helper()
 	p := m.start(ns, "exec "+strings.TrimSuffix(strings.TrimSpace(line), "&"))
 	if err := p.AwaitLine(lab.Within(m.t, patience), word); err != nil {
 		m.t.Fatalf("%s\nnever said %q: %v\n%s", line, word, err, strings.Join(p.Stderr(), "\n"))
 	}
+	want := 0
+	if strings.Contains(line, " -C ") {
+		want = 1 // stopped before so many messages came
+	}
 	m.t.Cleanup(func() {
 		p.Signal(syscall.SIGTERM)
-		if code, err := p.Wait(lab.Within(m.t, patience)); code != 0 {
+		if code, err := p.Wait(lab.Within(m.t, patience)); code != want {
 			m.t.Errorf("%s\nstopped: exit %d, %v", line, code, err)
 		}
 	})
+	return p
 }
 
 // follow does what one line of a document says.
@@ -136,7 +142,7 @@ func (m *manual) follow(line string) {
 	case strings.HasSuffix(command, "&"):
 		m.serve(nil, command, "controld runs")
 	case strings.HasPrefix(command, "sealctl sub"):
-		m.serve(nil, command, "subscribed to")
+		m.readers = append(m.readers, m.serve(nil, command, "subscribed to"))
 	default:
 		m.run(nil, command)
 	}
@@ -174,4 +180,25 @@ func TestCommandsOfOperations(t *testing.T) {
 		t.Fatal("docs/OPERATIONS.md has no section about other PKIs any more")
 	}
 	newManual(t, fenced(text, "toml")[0]).walk(fenced(text, "sh"), 15)
+}
+
+// The subscriber's guide, beside the fleet and the gateway of the operator's: what is published arrives at both readers.
+func TestCommandsOfTheSubscribersGuide(t *testing.T) {
+	root := lab.Root(t)
+	operations := read(t, filepath.Join(root, "docs/OPERATIONS.md"))
+	first, _, _ := strings.Cut(operations, "\n**6.")
+	m := newManual(t, fenced(operations, "toml")[0])
+	m.walk(fenced(first, "sh"), 10)
+	for line := range strings.Lines(fenced(read(t, filepath.Join(root, "docs/SUBSCRIBER.md")), "sh")[0]) {
+		m.follow(line)
+	}
+	if len(m.readers) != 2 {
+		t.Fatalf("%d commands subscribe", len(m.readers))
+	}
+	for i, want := range []string{"sensors/7/set 21", `"payload":"21"`} {
+		err := m.readers[i].Await(lab.Within(t, patience), func(stdout, _ []string) bool { return lab.HasLine(stdout, want) })
+		if err != nil {
+			t.Errorf("reader %d never printed %s: %v\n%s", i, want, err, strings.Join(m.readers[i].Stdout(), "\n"))
+		}
+	}
 }
