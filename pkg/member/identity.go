@@ -37,7 +37,7 @@ func LoadIdentity(dir string) (*crypto.Identity, *crypto.Trust, *policy.Signed, 
 	if b.policy == nil {
 		return id, trust, nil, nil
 	}
-	signed, err := policy.Verify(trust, b.policy, now())
+	signed, err := policy.Verify(trust, b.policy, now(id))
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("identity %s: %s: %w; copy the fleet's newest %s here, or remove the file to wait for the broker's",
 			dir, PolicyFile, err, PolicyFile)
@@ -59,7 +59,7 @@ func load(dir string) (b bundle, id *crypto.Identity, trust *crypto.Trust, err e
 	if b, err = readIdentity(dir); err != nil {
 		return b, nil, nil, err
 	}
-	if err := b.checkValidity(now()); err != nil {
+	if err := b.checkValidity(newClock(time.Time{})().Wall); err != nil {
 		return b, nil, nil, err
 	}
 	if id, err = crypto.ParseIdentity(b.key, b.cert, b.ca); err != nil {
@@ -69,8 +69,9 @@ func load(dir string) (b bundle, id *crypto.Identity, trust *crypto.Trust, err e
 	return b, id, trust, err
 }
 
-// now is the machine's clock, as far as it can be believed.
-func now() time.Time { return newClock(time.Time{})().Wall }
+// now is the machine's clock, as far as it can be believed: that id was issued shows that its time has come, whatever the
+// clock of a router without a battery says.
+func now(id *crypto.Identity) time.Time { return newClock(id.NotBefore())().Wall }
 
 // bundle is the contents of an identity directory.
 type bundle struct{ key, cert, ca, policy []byte }
@@ -123,7 +124,8 @@ func checkPrivate(path string) error {
 	return nil
 }
 
-// checkValidity holds every certificate against the clock: a message is refused by others for any of them.
+// checkValidity holds every certificate against the clock: a message is refused by others for any of them. A clock from
+// before their time is wrong, and says nothing.
 func (b *bundle) checkValidity(now time.Time) error {
 	for _, f := range []struct {
 		name string
@@ -138,11 +140,7 @@ func (b *bundle) checkValidity(now time.Time) error {
 			if i > 0 {
 				what = fmt.Sprintf("certificate %d of %s (%s)", i+1, f.name, cert.Subject)
 			}
-			switch {
-			case now.Before(cert.NotBefore):
-				return fmt.Errorf("%s is valid only from %s and this machine's clock says %s; set the clock",
-					what, day(cert.NotBefore), day(now))
-			case now.After(cert.NotAfter):
+			if now.After(cert.NotAfter) {
 				return fmt.Errorf("%s expired on %s; renew it: with `sealctl fleet add` under a new name, or in your own PKI", what, day(cert.NotAfter))
 			}
 		}
