@@ -75,6 +75,9 @@ func run(out io.Writer, quick, opsOnly bool, svg, foreign string) error {
 		return err
 	}
 	writeTables(out, results)
+	if err := writeCheckpoints(out, pool, sizes); err != nil {
+		return err
+	}
 	if err := writeOps(out, foreign); err != nil {
 		return err
 	}
