@@ -35,6 +35,9 @@ func (t *aliasTable) resolve(alias uint16, topic []byte, limit int) ([]byte, err
 	if t.bytes += len(topic) - len(t.topics[i]); t.bytes > aliasBytes {
 		return nil, errAliasBytes
 	}
+	if cap(t.topics[i]) > 2*len(topic)+64 {
+		t.topics[i] = nil // of a longer topic, which no longer counts
+	}
 	t.topics[i] = append(t.topics[i][:0], topic...)
 	return topic, nil
 }

@@ -30,7 +30,8 @@ type conn struct {
 	dst        netip.AddrPort // that it dialled
 	since      time.Time
 	version    mqttparse.Version
-	client     string
+	client     string // the id, cut to what fits a log line
+	key        sessionKey
 	sess       *session
 	up         *upPath
 	down       *downPath

@@ -51,7 +51,7 @@ func (c *conn) outgoing(f mqttparse.Frame, con *mqttparse.Connect, state *State)
 	if err := mqttparse.ParseConnect(f, con); err != nil {
 		return nil, malformed(err)
 	}
-	c.version, c.client = con.Version, string(con.ClientID)
+	c.version, c.client, c.key = con.Version, clip(con.ClientID), newSessionKey(c.dst, con.ClientID)
 	if !state.ready() {
 		return nil, refuse(refusedNotReady, serverUnavailable, "no policy or no keys yet: devices are told to come back; see sealctl status")
 	}
@@ -90,8 +90,7 @@ func (c *conn) start(clean bool) {
 // connection of the client, if nothing else has: its session, with the records and the replay
 // windows, is worth a moment.
 func (c *conn) takeSession() *session {
-	key := sessionKey{broker: c.dst, client: c.client}
-	s, owner, left := c.g.store.take(key, c, false)
+	s, owner, left := c.g.store.take(c.key, c, false)
 	if s != nil {
 		return s
 	}
@@ -105,7 +104,7 @@ func (c *conn) takeSession() *session {
 	case <-timer.C:
 	case <-c.g.ctx.Done():
 	}
-	s, _, _ = c.g.store.take(key, c, true)
+	s, _, _ = c.g.store.take(c.key, c, true)
 	return s
 }
 

@@ -51,6 +51,8 @@ const (
 	perSession = 4096                 // receive streams of one session
 	maxAliases = 64                   // topic aliases in one direction
 	aliasBytes = 16 << 10             // bytes of topics behind them
+	longTopic  = 512                  // bytes of a topic that still cost a stream nothing extra
+	topicBytes = 256 << 10            // kept of the longer topics of one client's streams, in one direction
 	maxIDs     = 1024                 // packet ids remembered in one direction
 	acceptWait = time.Second          // longest pause after a failed accept
 	logEvery   = 10 * time.Second     // for one reason

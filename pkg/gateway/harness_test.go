@@ -154,7 +154,7 @@ func (b *bench) reconnect(tb testing.TB, v mqttparse.Version, client string, cle
 	}
 	b.dev, b.upl = &recorder{}, &recorder{}
 	c := b.g.newConn(b.dev)
-	c.upl, c.version, c.client = b.upl, v, client
+	c.upl, c.version, c.client, c.key = b.upl, v, client, newSessionKey(c.dst, []byte(client))
 	con := mqttparse.AppendConnect(nil, &mqttparse.Connect{Version: v, CleanStart: clean, ClientID: []byte(client)})
 	if _, n, err := c.up.scan.Next(con); n != len(con) || err != nil {
 		tb.Fatal(n, err)

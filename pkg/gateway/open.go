@@ -21,6 +21,7 @@ type openStream struct {
 	window crypto.Window
 	ahead  uint64 // the number after the highest that was forwarded, acknowledged or not
 	begun  bool   // ahead is valid
+	cost   int    // bytes charged for a long topic
 
 	prev, next *openStream // by use, the newest first
 }
@@ -35,6 +36,7 @@ type openKey struct {
 type openStreams struct {
 	m              map[openKey]*openStream
 	n              int
+	bytes          int // the costs of all
 	newest, oldest *openStream
 	// the highest numbers accepted of streams that were evicted (F17)
 	floors map[crypto.Kid]uint64
@@ -60,12 +62,14 @@ func (t *openStreams) add(s *openStream) {
 	}
 	t.m[s.id] = s
 	t.n++
+	t.bytes += s.cost
 	t.link(s)
 }
 
 func (t *openStreams) remove(s *openStream) {
 	delete(t.m, s.id)
 	t.n--
+	t.bytes -= s.cost
 	t.unlink(s)
 }
 
@@ -94,10 +98,10 @@ func (t *openStreams) unlink(s *openStream) {
 }
 
 // prune drops the streams and floors of keys that are dead: nothing under them is opened any
-// more. It returns how many streams went.
-func (t *openStreams) prune(state *State) (dropped int) {
+// more.
+func (t *openStreams) prune(state *State) {
 	if t.pruned == state {
-		return 0
+		return
 	}
 	t.pruned = state
 	for s := t.oldest; s != nil; {
@@ -105,11 +109,9 @@ func (t *openStreams) prune(state *State) (dropped int) {
 		s = s.prev
 		if state.Keys.Find(older.group, older.id.kid.KeyID()) == nil {
 			t.remove(older)
-			dropped++
 		}
 	}
 	t.trimFloors(state.Keys)
-	return dropped
 }
 
 const maxFloors = 4 * perSession
@@ -201,7 +203,7 @@ func (d *downPath) stream(topic []byte, group string, key *crypto.Key, env *cryp
 	if err != nil {
 		return nil, false, fmt.Errorf("opening a stream of group %q: %w", group, err)
 	}
-	made := &openStream{id: openKey{env.Kid, name}, group: group, state: d.state, key: key, open: open}
+	made := &openStream{id: openKey{env.Kid, name}, group: group, state: d.state, key: key, open: open, cost: topicCost(name)}
 	if s != nil {
 		made.window, made.ahead, made.begun = s.window, s.ahead, s.begun
 	} else if highest, evicted := t.floors[env.Kid]; evicted {
@@ -212,23 +214,40 @@ func (d *downPath) stream(topic []byte, group string, key *crypto.Key, env *cryp
 }
 
 // keep stores a stream that has authenticated its first message.
-func (d *downPath) keep(s *openStream) {
+func (d *downPath) keep(s *openStream) error {
 	t, g := &d.c.sess.opens, d.c.g
+	n, bytes := t.n, t.bytes
 	if old := t.m[s.id]; old != nil {
 		t.remove(old)
-		g.streams.Add(-1)
 	}
-	g.streams.Add(-int64(t.prune(d.state)))
+	t.prune(d.state)
+	n, bytes = d.dropped(n, bytes)
 	full := g.streams.Load() >= int64(g.cfg.MaxStreams)
 	if full && g.store.shed() {
 		full = false
 	}
 	if t.n >= perSession || full && t.n >= minStreams {
 		t.evict(d.state.Keys)
-		g.streams.Add(-1)
+	}
+	for s.cost > 0 && t.bytes+s.cost > topicBytes {
+		t.evict(d.state.Keys)
+	}
+	d.dropped(n, bytes)
+	if err := g.charge(s.cost); err != nil {
+		return err
 	}
 	t.add(s)
 	g.streams.Add(1)
+	return nil
+}
+
+// dropped gives back what the session's streams take less than n streams of so many bytes, and returns what
+// they take.
+func (d *downPath) dropped(n, bytes int) (int, int) {
+	t, g := &d.c.sess.opens, d.c.g
+	g.streams.Add(int64(t.n - n))
+	g.memory.give(bytes - t.bytes)
+	return t.n, t.bytes
 }
 
 // deliver opens a message straight into the output; if it authenticates and is new to this
@@ -250,7 +269,10 @@ func (d *downPath) deliver(s *openStream, p *mqttparse.Publish, env *crypto.Enve
 		return err
 	}
 	if fresh {
-		d.keep(s)
+		if err := d.keep(s); err != nil {
+			d.out.b = d.out.b[:start]
+			return err
+		}
 	}
 	v := d.judge(s, p, env)
 	if v != downOpen {

@@ -17,6 +17,7 @@ type sealStream struct {
 	clear bool // a zero-length retained message passes as it is
 	key   *crypto.Key
 	seal  *crypto.SealStream
+	cost  int // bytes charged for a long topic
 
 	prev, next *sealStream // by use, the newest first
 }
@@ -25,6 +26,7 @@ type sealStream struct {
 type sealStreams struct {
 	m              map[string]*sealStream
 	n              int
+	bytes          int // the costs of all
 	newest, oldest *sealStream
 }
 
@@ -47,12 +49,14 @@ func (t *sealStreams) add(s *sealStream) {
 	}
 	t.m[s.topic] = s
 	t.n++
+	t.bytes += s.cost
 	t.link(s)
 }
 
 func (t *sealStreams) remove(s *sealStream) {
 	delete(t.m, s.topic)
 	t.n--
+	t.bytes -= s.cost
 	t.unlink(s)
 }
 
@@ -101,27 +105,62 @@ func (u *upPath) stream(topic []byte, group string, clearable bool) (*sealStream
 	}
 	made.state, made.clear = u.state, clearable
 	if s != nil {
-		t.remove(s)
-	} else {
-		u.makeRoom()
-		u.c.g.streams.Add(1)
+		u.drop(s)
 	}
+	if err := u.makeRoom(made.cost); err != nil {
+		return nil, err
+	}
+	u.c.g.streams.Add(1)
 	t.add(made)
 	return made, nil
 }
 
+// drop forgets a stream.
+func (u *upPath) drop(s *sealStream) {
+	u.c.sess.seals.remove(s)
+	u.c.g.streams.Add(-1)
+	u.c.g.memory.give(s.cost)
+}
+
 // makeRoom keeps the number of streams bounded: a client's oldest goes, or an idle session.
-// An evicted stream costs a new stream id later, and a start instead of a sequence.
-func (u *upPath) makeRoom() {
+// An evicted stream costs a new stream id later, and a start instead of a sequence. cost is what
+// the topic of the one to come is charged.
+func (u *upPath) makeRoom(cost int) error {
 	t, g := &u.c.sess.seals, u.c.g
 	full := g.streams.Load() >= int64(g.cfg.MaxStreams)
 	if full && g.store.shed() {
 		full = false
 	}
 	if t.n >= perClient || full && t.n >= minStreams {
-		t.remove(t.oldest)
-		g.streams.Add(-1)
+		u.drop(t.oldest)
 	}
+	for cost > 0 && t.bytes+cost > topicBytes {
+		s := t.oldest
+		u.drop(s)
+		u.c.sess.mu.Lock()
+		u.c.sess.sent.keep(func(r *sentRecord) bool { return r.stream != s })
+		u.c.sess.mu.Unlock()
+	}
+	return g.charge(cost)
+}
+
+// topicCost is what a stream is charged for its topic, which it keeps twice. Only long
+// ones cost: a device may name a thousand of 64 KiB.
+func topicCost(topic string) int {
+	if len(topic) <= longTopic {
+		return 0
+	}
+	return 2 * len(topic)
+}
+
+// charge takes cost bytes for a stream, from idle sessions if there is no other way.
+func (g *Gateway) charge(cost int) error {
+	for !g.memory.take(cost) {
+		if !g.store.shed() {
+			return refuse(refusedMemory, 0x97, "too much is kept of long topics and large messages, all connections together")
+		}
+	}
+	return nil
 }
 
 func (g *Gateway) newSealStream(topic, group string, key *crypto.Key, will bool) (*sealStream, error) {
@@ -133,7 +172,7 @@ func (g *Gateway) newSealStream(topic, group string, key *crypto.Key, will bool)
 	if err != nil {
 		return nil, fmt.Errorf("starting a stream of group %q: %w", group, err)
 	}
-	return &sealStream{topic: topic, group: group, key: key, seal: seal}, nil
+	return &sealStream{topic: topic, group: group, key: key, seal: seal, cost: topicCost(topic)}, nil
 }
 
 // seal puts a message on a sealed topic into the output: header, and the envelope in place

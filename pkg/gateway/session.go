@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"crypto/sha256"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -108,7 +109,17 @@ func (s *session) settle(b *budget) {
 // sessionKey names a client: the same id at two brokers is two clients.
 type sessionKey struct {
 	broker netip.AddrPort // that the device dialled
-	client string
+	client string         // of a long id the beginning
+	digest [32]byte       // of a long id
+}
+
+// newSessionKey keeps no more of a client id than it must: a device may send 64 KiB.
+func newSessionKey(broker netip.AddrPort, client []byte) sessionKey {
+	const enough = 64
+	if len(client) <= enough {
+		return sessionKey{broker: broker, client: string(client)}
+	}
+	return sessionKey{broker: broker, client: string(client[:enough]), digest: sha256.Sum256(client)}
 }
 
 // sessionStore keeps sessions between connections. A session is owned by exactly one
@@ -192,7 +203,7 @@ func (t *sessionStore) put(s *session) {
 	case e == nil || e.session != s:
 		t.discard(s)
 		return
-	case s.seals.n == 0 && s.opens.n == 0 && s.sent.n == 0 && s.due.n == 0:
+	case s.seals.n == 0 && s.opens.n == 0 && len(s.opens.floors) == 0 && s.sent.n == 0 && s.due.n == 0:
 		delete(t.m, s.key)
 		return
 	}
@@ -232,6 +243,7 @@ func (t *sessionStore) unlink(e *storedSession) {
 func (t *sessionStore) discard(s *session) {
 	s.forget(&t.g.memory)
 	t.g.streams.Add(-int64(s.seals.n + s.opens.n))
+	t.g.memory.give(s.seals.bytes + s.opens.bytes)
 }
 
 // len is the number of idle sessions.

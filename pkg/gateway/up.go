@@ -169,7 +169,11 @@ func (u *upPath) decide(p *mqttparse.Publish) (*sealStream, error) {
 		if err == nil {
 			return s, nil
 		}
-		if !errors.Is(err, errNoKey) {
+		var r *refusal
+		switch {
+		case errors.As(err, &r):
+			return nil, err
+		case !errors.Is(err, errNoKey):
 			return nil, internalError(err)
 		}
 		if deadline == nil {
@@ -368,7 +372,7 @@ func (u *upPath) flush() error {
 	return nil
 }
 
-// clip makes a topic fit a log line.
+// clip makes a topic or a client id fit a log line.
 func clip(topic []byte) string {
 	const enough = 128
 	if len(topic) > enough {
