@@ -216,11 +216,21 @@ func (d *downPath) refuse(p *mqttparse.Publish, v verdict) error {
 	ack := mqttparse.PUBACK
 	if p.QoS == 2 {
 		ack = mqttparse.PUBREC
-		if !d.expect(p.PacketID, dueRecord{}) {
+		if !d.deviceHas(p.PacketID) && !d.expect(p.PacketID, dueRecord{}) {
 			return refuse(refusedBroker, 0, "the broker has too many refused messages in flight")
 		}
 	}
 	return d.acknowledge(ack, p.PacketID)
+}
+
+// deviceHas reports whether the device may have a message of this packet id whose handshake is not over. It
+// answers PUBREL itself then.
+func (d *downPath) deviceHas(id uint16) bool {
+	s := d.c.sess
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.due.get(id)
+	return r != nil && r.stream != nil
 }
 
 // release2 answers PUBREL of a QoS 2 message that was refused: the device never heard of it.

@@ -276,6 +276,37 @@ func TestQoS2SurvivesALostPubrec(t *testing.T) {
 	}
 }
 
+// A QoS 2 message that the device has and that is refused when it comes again, here because its epoch's
+// history has ended: PUBREL is the device's, or it would take the next message of that packet id for a
+// duplicate.
+func TestQoS2RefusedTheSecondTime(t *testing.T) {
+	f := newFleet(t)
+	b := newBench(t, f.rotate(1), mqttparse.V311, Config{Now: func() time.Duration { return time.Hour }})
+	b.connack(t, false)
+	m := f.sealer("default", "s/a").next("1", 2, 5)
+	b.receive(t, m)
+	b.acks(t, mqttparse.PUBREC, 5)
+	b.reconnect(t, mqttparse.V311, "dev1", false) // the broker never saw PUBREC
+	b.connack(t, true)
+	f.keys["default"][0].NotAfter = time.Minute
+	b.g.SetState(f.state())
+	m.Dup = true
+	if len(b.receive(t, m)) != 0 || b.count(downExpired) != 1 {
+		t.Fatal("not refused")
+	}
+	if want := mqttparse.AppendAck(nil, mqttparse.V311, mqttparse.PUBREC, 5, 0); !bytes.Equal(b.upl.b, want) {
+		t.Errorf("the broker hears % x", b.upl.b)
+	}
+	rel := mqttparse.AppendAck(nil, mqttparse.V311, mqttparse.PUBREL, 5, 0)
+	if out := b.fromBroker(t, rel); !bytes.Equal(out, rel) || len(b.upl.b) != 0 {
+		t.Errorf("PUBREL did not pass: % x, the broker hears % x", out, b.upl.b)
+	}
+	b.acks(t, mqttparse.PUBCOMP, 5)
+	if b.c.sess.due.n != 0 {
+		t.Error("the record stays")
+	}
+}
+
 func TestUnknownKeyIsHeldUntilItComes(t *testing.T) {
 	f := newFleet(t)
 	before := f.rotate(1)
