@@ -45,7 +45,8 @@ type group struct {
 
 	ask      askState
 	unknown  unknownState
-	deferred []byte // an Epoch message that waits for the policy that it names
+	toldAt   time.Duration // no Hello because of a stale announcement before
+	deferred []byte        // an Epoch message that waits for the policy that it names
 
 	generation uint64        // the highest of a key held
 	born       time.Duration // when it began, as far as this member can tell
@@ -73,6 +74,7 @@ type key struct {
 	activateAt   time.Duration // senders may use it from then on
 	supersededAt time.Duration // a newer one took over then: the history runs from here; never: it is the newest
 	confirmed    bool          // answered to this member's own nonce, or minted by itself (F3)
+	confirmedAt  time.Duration // when that was last said
 	unannounced  bool          // minted here, and the broker has not yet echoed it
 	delay        time.Duration // of a key minted here: from its echo until senders may use it
 }

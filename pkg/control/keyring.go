@@ -28,11 +28,11 @@ func (g *group) sendKey(now time.Duration) *key {
 }
 
 // authorityEnd is when the authority to seal under keys[i] lapses: a newer epoch has been
-// active for the policy's freshness limit, and no keeper has confirmed it to us. Until then
+// active for the policy's freshness limit, and no keeper has confirmed it to us, nor this one since. Until then
 // the older one goes on being used, because an outage would be worse than a late switch (spec 6.4).
 func (g *group) authorityEnd(i int) time.Duration {
 	for _, newer := range g.keys[i+1:] {
-		if !newer.confirmed {
+		if !newer.confirmed && newer.learned >= g.keys[i].confirmedAt {
 			return newer.activateAt + g.def.Freshness
 		}
 	}

@@ -325,10 +325,10 @@ func (m *Machine) installKeys(g *group, gg *GrantGroup, from crypto.Member, curr
 	}
 }
 
-// confirmed marks a key as confirmed now, and ends the asking if it is the newest.
+// confirmed marks a key as confirmed now, and ends the asking if it is of the newest epoch.
 func (m *Machine) confirmed(g *group, k *key) {
-	k.confirmed = true
-	if k == g.newest() {
+	k.confirmed, k.confirmedAt = true, m.now.Mono
+	if k.epoch == g.newest().epoch { // a key of the same epoch that comes after it is the spare of a leader that is gone
 		g.ask.confirmAt, g.ask.confirmTries = never, 0
 	}
 }
@@ -460,6 +460,7 @@ func (m *Machine) takeEpoch(g *group, e *EpochMessage, from crypto.Member, msg [
 		return
 	case newest.Compare(g.highest) < 0:
 		m.takeSpare(g, e)
+		m.tellStale(g, e)
 		m.refuse(KindEpoch, g.name, from, fmt.Errorf("announced %v, known %v: %w", newest, g.highest, ErrStale))
 		return
 	}
@@ -512,6 +513,17 @@ func (m *Machine) unwrapEpochs(g *group, e *EpochMessage, from crypto.Member) bo
 	m.event(Event{Kind: KindEpoch, Result: ResultAccepted, Group: g.name, From: label(from), Detail: "epoch " + e.Newest().String()})
 	m.wantConfirm(g, g.newest())
 	return true
+}
+
+// tellStale has a keeper told that this member knows a higher epoch than the one announced, if that is none
+// it held before: the keepers may have lost their state, or this member may have met a second leader only (F20). As with
+// unknown key ids, a broker that plays old announcements again causes no more than one Hello in UnknownKeyInterval.
+func (m *Machine) tellStale(g *group, e *EpochMessage) {
+	if g.find(e.Wraps[0].Wrap.Commitment) != nil || m.now.Mono < g.toldAt {
+		return
+	}
+	g.toldAt = m.now.Mono + UnknownKeyInterval
+	m.wantKeys(g, m.jitter(GenerationJitter))
 }
 
 // takeSpare opens an announcement that is behind, of a second leader, while the KEK of its number is still there.
