@@ -129,6 +129,7 @@ type Gateway struct {
 	memory  budget
 	streams atomic.Int64 // seal and receive streams that exist
 	asked   askedKeys
+	heads   heads
 	tidy    tidier
 	limits  limits
 

@@ -20,6 +20,7 @@ type sealStream struct {
 	cost  int // bytes charged for a long topic
 
 	prev, next *sealStream // by use, the newest first
+	head       headState
 }
 
 // sealStreams are the streams of one client, by topic. Its zero value is empty.
@@ -112,12 +113,14 @@ func (u *upPath) stream(topic []byte, group string, clearable bool) (*sealStream
 	}
 	u.c.g.streams.Add(1)
 	t.add(made)
+	u.c.g.heads.begin(made)
 	return made, nil
 }
 
 // drop forgets a stream.
 func (u *upPath) drop(s *sealStream) {
 	u.c.sess.seals.remove(s)
+	u.retire(s)
 	u.c.g.streams.Add(-1)
 	u.c.g.memory.give(s.cost)
 }
@@ -187,7 +190,7 @@ func (u *upPath) seal(s *sealStream, p *mqttparse.Publish, inner []byte) error {
 		return err
 	}
 	out, _, err := s.seal.Seal(u.out.b, inner, p.Payload)
-	return u.sealed(out, start, err)
+	return u.sealed(s, out, start, err)
 }
 
 // sealRecorded seals a QoS 1 or 2 message, so that the same message sent again, with DUP or
@@ -212,7 +215,7 @@ func (u *upPath) sealRecorded(s *sealStream, p *mqttparse.Publish, inner []byte)
 		return err
 	}
 	out, record, err := s.seal.SealRecorded(u.out.b, inner, p.Payload)
-	if err := u.sealed(out, start, err); err != nil {
+	if err := u.sealed(s, out, start, err); err != nil {
 		return err
 	}
 	u.remember(p.PacketID, sentRecord{stream: s, record: record})
@@ -283,12 +286,13 @@ func (u *upPath) header(p *mqttparse.Publish, size int) (start int, err error) {
 }
 
 // sealed ends a seal: the message counts, or its header goes again.
-func (u *upPath) sealed(out []byte, start int, err error) error {
+func (u *upPath) sealed(s *sealStream, out []byte, start int, err error) error {
 	if err != nil {
 		u.out.b = u.out.b[:start]
 		return err
 	}
 	u.out.b = out
 	u.tally.add(upSeal)
+	u.mark(s)
 	return nil
 }

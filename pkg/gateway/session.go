@@ -242,6 +242,9 @@ func (t *sessionStore) unlink(e *storedSession) {
 // discard gives back what a session was charged for.
 func (t *sessionStore) discard(s *session) {
 	s.forget(&t.g.memory)
+	for e := s.seals.newest; e != nil; e = e.next {
+		t.g.heads.end(e)
+	}
 	t.g.streams.Add(-int64(s.seals.n + s.opens.n))
 	t.g.memory.give(s.seals.bytes + s.opens.bytes)
 }

@@ -26,6 +26,8 @@ type upPath struct {
 	tally   tally
 	seals   uint32 // counts to the next timed one
 	left    bool   // DISCONNECT has been forwarded
+
+	unwritten *sealStream // streams of which something is in out; see heads.go
 }
 
 // run carries packets until the direction ends, and says why.
@@ -56,6 +58,7 @@ func (u *upPath) release() {
 
 // end gives everything back.
 func (u *upPath) end() {
+	u.written(false)
 	u.in.drop()
 	u.release()
 }
@@ -336,7 +339,13 @@ func (u *upPath) sealOrRestart(s *sealStream, p *mqttparse.Publish, inner []byte
 	if err != nil {
 		return internalError(err)
 	}
+	if err := u.flush(); err != nil {
+		return err
+	}
+	u.c.g.heads.end(s)
 	s.seal = fresh.seal // records of the old one match nothing any more, which is safe
+	s.head.sent.Store(0)
+	u.c.g.heads.begin(s)
 	return u.seal(s, p, inner)
 }
 
@@ -364,8 +373,9 @@ func (u *upPath) flush() error {
 	if len(u.out.b) == 0 {
 		return nil
 	}
-	_, err := u.c.upl.Write(u.out.b)
+	n, err := u.c.upl.Write(u.out.b)
 	u.out.sent()
+	u.written(err == nil || n > 0) // what has left in part counts as sent: nobody knows
 	if err != nil {
 		return errPeerGone
 	}
