@@ -406,3 +406,29 @@ func TestTopicDigestIsKeyed(t *testing.T) {
 		}
 	}
 }
+
+func TestEventsHaveWords(t *testing.T) {
+	seen := make(map[string]bool)
+	for w := Dropped; w <= Crowded; w++ {
+		text := Event{What: w, Gateway: "gw1", Other: "gw2", From: 3, To: 4}.String()
+		if w.String() == "unknown" || seen[w.String()] || text == "" {
+			t.Errorf("event %d: %s: %s", w, w, text)
+		}
+		seen[w.String()] = true
+	}
+	if What(0).String() != "unknown" || (Crowded+1).String() != "unknown" {
+		t.Error("an event that does not exist has a name")
+	}
+	if !Dropped.Alarm() || Burned.Alarm() || Heard.Alarm() {
+		t.Error("the wrong events are alarms")
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	digest := func(crypto.KeyID, [32]byte) (Digest, bool) { return Digest{}, false }
+	for _, cfg := range []Config{{}, {Interval: interval}, {Digest: digest}} {
+		if _, err := New(cfg); err == nil {
+			t.Errorf("%+v is accepted", cfg)
+		}
+	}
+}

@@ -112,11 +112,16 @@ func addBurned(list []crypto.Range, r crypto.Range) []crypto.Range {
 	return append(list, r)
 }
 
-// startCheckpoints sets or ends each group's interval.
+// startCheckpoints begins or ends each group's interval, with a session or a policy. One that has passed
+// begins anew at random: a fleet that comes back does not speak at once.
 func (m *Machine) startCheckpoints() {
 	for _, g := range m.groups {
-		if g.checkpoint.at = never; m.checkpoints && g.sender {
-			g.checkpoint.at = m.now.Mono + m.jitter(g.def.Checkpoint)
+		c, now := &g.checkpoint, m.now.Mono
+		switch {
+		case !m.checkpoints || !g.sender:
+			c.at, c.pending = never, nil
+		case c.at <= now || c.at > now+g.def.Checkpoint:
+			c.at = now + m.jitter(g.def.Checkpoint)
 		}
 	}
 }

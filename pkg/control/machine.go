@@ -91,6 +91,7 @@ func (m *Machine) Connected(now Time) {
 	}
 	m.out.Unsubscribe, m.out.Subscribe = nil, []string{PolicyTopic(m.cfg.Prefix)}
 	m.copy.reset()
+	m.startCheckpoints()
 	m.joinTopics()
 	m.settle()
 }
