@@ -21,6 +21,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"time"
 )
@@ -45,26 +46,42 @@ func quickSizes() []size { return []size{{1, 10}, {40, 400}} }
 func main() {
 	quick := flag.Bool("quick", false, "small fleets only")
 	ops := flag.Bool("ops", false, "only the processor time of single operations")
+	only := flag.String("size", "", "only fleets of these sizes, `GATEWAYSxSUBSCRIBERS` with commas between them")
 	svg := flag.String("svg", "", "write the plot to `FILE`")
 	foreign := flag.String("foreign", "", "`COMMAND` that runs this program's -ops on another processor, for the last column")
 	flag.Parse()
-	if err := run(os.Stdout, *quick, *ops, *svg, *foreign); err != nil {
+	if err := run(os.Stdout, choose(*quick, *only), *ops, *svg, *foreign); err != nil {
 		fmt.Fprintln(os.Stderr, "sim:", err)
 		os.Exit(1)
 	}
 }
 
-func run(out io.Writer, quick, opsOnly bool, svg, foreign string) error {
+// choose is the sizes that were asked for.
+func choose(quick bool, only string) (sizes []size) {
+	if only == "" {
+		if quick {
+			return quickSizes()
+		}
+		return fullSizes()
+	}
+	for _, text := range strings.Split(only, ",") {
+		var s size
+		if n, err := fmt.Sscanf(text, "%dx%d", &s.gateways, &s.subscribers); n != 2 || err != nil || s.gateways < 1 || s.subscribers < 1 {
+			fmt.Fprintf(os.Stderr, "sim: -size %q: want for example 100x1000\n", text)
+			os.Exit(2)
+		}
+		sizes = append(sizes, s)
+	}
+	return sizes
+}
+
+func run(out io.Writer, sizes []size, opsOnly bool, svg, foreign string) error {
 	if opsOnly {
 		costs, err := measureOps(20 * time.Millisecond)
 		for _, c := range costs {
 			fmt.Fprintf(out, "%s\t%d\n", c.name, c.cpu.Nanoseconds())
 		}
 		return err
-	}
-	sizes := fullSizes()
-	if quick {
-		sizes = quickSizes()
 	}
 	pool, err := newPool()
 	if err != nil {

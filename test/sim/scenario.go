@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"time"
 
@@ -84,6 +85,9 @@ func simulate(p *pool, s size) (*result, error) {
 		out, err := t.measure(sc.name, sc.run)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", sc.name, err)
+		}
+		if s.members() >= 10_000 {
+			fmt.Fprintf(os.Stderr, "  %d gateways, %d subscribers: %s simulated\n", s.gateways, s.subscribers, sc.name)
 		}
 		r.rows = append(r.rows, *out)
 	}

@@ -15,7 +15,7 @@ import (
 func TestSmallFleets(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "scale.svg")
 	var out bytes.Buffer
-	if err := run(&out, true, false, file, ""); err != nil {
+	if err := run(&out, quickSizes(), false, file, ""); err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
 	t.Log("\n" + out.String())
