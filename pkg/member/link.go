@@ -3,6 +3,8 @@ package member
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"sealgate/pkg/control"
@@ -12,6 +14,7 @@ import (
 const (
 	linkBacklog = 512              // outputs of the machine that wait for the broker
 	grantWait   = 20 * time.Second // for the broker's answer to a SUBSCRIBE
+	ackWait     = time.Minute      // for the broker's answer to a PUBLISH
 )
 
 // linkEvent is a change of the control connection: conn, or nil with the reason.
@@ -53,6 +56,7 @@ type link struct {
 	cancel context.CancelFunc
 
 	refused map[string]context.CancelFunc // subscriptions that are asked for again; owned by run
+	unacked unacked                       // owned by run
 }
 
 func newLink(ctx context.Context, m *Member, c *session.Conn) *link {
@@ -122,7 +126,34 @@ func (l *link) do(ctx context.Context, out control.Output) (first error) {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		l.conn.Publish(p.Topic, p.Payload, p.QoS, p.Retain)
+		now := time.Now()
+		l.unacked.add(l.conn.Publish(p.Topic, p.Payload, p.QoS, p.Retain), now)
+		if l.unacked.overdue(now) {
+			keep(fmt.Errorf("the broker has acknowledged nothing for %v: %w", ackWait, context.DeadlineExceeded))
+		}
 	}
 	return first
+}
+
+// unacked are the publications that the broker has not acknowledged, the oldest first. Each one is held in memory until
+// it is: a broker that takes messages and never acknowledges one would fill a router in days.
+type unacked struct{ waiting []publication }
+
+type publication struct {
+	delivery interface{ Pending() bool }
+	since    time.Time
+}
+
+func (u *unacked) add(d interface{ Pending() bool }, now time.Time) {
+	u.waiting = append(u.waiting, publication{d, now})
+}
+
+// overdue reports whether the oldest has waited for longer than a broker may take.
+func (u *unacked) overdue(now time.Time) bool {
+	done := 0
+	for done < len(u.waiting) && !u.waiting[done].delivery.Pending() {
+		done++
+	}
+	u.waiting = slices.Delete(u.waiting, 0, done)
+	return len(u.waiting) > 0 && now.Sub(u.waiting[0].since) > ackWait
 }

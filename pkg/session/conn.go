@@ -150,6 +150,18 @@ func (d *Delivery) Wait(ctx context.Context) error {
 	}
 }
 
+// Pending reports whether the broker may yet acknowledge the message.
+func (d *Delivery) Pending() bool {
+	select {
+	case <-d.token.Done():
+		return false
+	case <-d.conn.done:
+		return false
+	default:
+		return true
+	}
+}
+
 // Publish hands a message to the connection. Messages leave in the order of the calls.
 // payload must not be changed afterwards.
 func (c *Conn) Publish(topic string, payload []byte, qos byte, retain bool) *Delivery {
