@@ -69,7 +69,7 @@ func keyIDs(s *scene) {
 	receiver.SetState(0, state.Table, state.Keys)
 	mark := s.broker.Mark()
 	next, virtual := uint64(1), time.Duration(0)
-	s.flat(1024, func(int) {
+	s.flat(2048, func(int) {
 		for range 333_334 {
 			receiver.Receive(virtual, subscriber.Incoming{Topic: "plant/a", Payload: madeUp(next)})
 			alice.m.UnknownKey(group, crypto.KeyID(binary.BigEndian.AppendUint32(nil, uint32(next))))
@@ -111,7 +111,7 @@ func hellos(s *scene) {
 	}
 	mark, start := s.broker.Mark(), time.Now()
 	var took time.Duration
-	s.flat(1024, func(round int) {
+	s.flat(2048, func(round int) {
 		before := gw1.answered() + int(gw1.m.Counters().Dropped)
 		for _, h := range flood {
 			s.broker.Deliver(embedded.Letter{To: "gw1", Topic: control.ControlTopic(prefix), Payload: h, QoS: 1})
@@ -176,7 +176,7 @@ func junk(s *scene) {
 	t := s.traffic(gw1)
 	key := gw2.send().ID
 	sizes := []int{0, 1, 16, 300, 40 << 10, 300 << 10}
-	s.flat(1024, func(int) {
+	s.flat(2048, func(int) {
 		for _, n := range []*node{gw1, gw2, alice} {
 			before, count := n.looked(), 0
 			for _, topic := range n.topicsOf() {

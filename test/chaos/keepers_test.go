@@ -270,6 +270,7 @@ func revokedKeeper(s *scene) {
 	s.publish(s.next(func(d *policy.Document) { d.RevokedNames, d.Groups[0].Keepers = []string{"gw2"}, []string{"gw1"} }))
 	s.followed(2, gw1, alice)
 	after := s.switched(mark, map[crypto.KeyID]int{hers: 1})
+	s.await("alice on gw1's epoch", func() bool { return alice.epoch() == gw1.epoch() })
 	topic := control.ControlTopic(prefix)
 	s.mustRefuse(keysTopic, thief.epoch(nil), control.ErrRevoked, gw1, alice)
 	s.mustRefuse(topic, thief.lease(nil), control.ErrRevoked, gw1)

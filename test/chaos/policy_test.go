@@ -203,6 +203,7 @@ func revokeLeader(s *scene) {
 	s.publish(s.next(func(d *policy.Document) { d.RevokedNames, d.Groups[0].Keepers = []string{"gw1"}, []string{"gw2"} }))
 	s.followed(2, gw2, alice)
 	after := s.switched(mark, before)
+	s.await("alice on gw2's epoch", func() bool { return alice.epoch() == gw2.epoch() })
 	if s.announcer() != "gw2" {
 		s.Errorf("the announcement is %s's", s.announcer())
 	}
