@@ -3,6 +3,8 @@ package control
 import (
 	"crypto/sha256"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"sealgate/pkg/crypto"
@@ -110,6 +112,9 @@ func (m *Machine) applyPolicy(p *policy.Signed) {
 		m.leaveTopic(g)
 	}
 	m.keysChanged = true
+	maps.DeleteFunc(m.lease.seen, func(name string, _ *leaseSeen) bool { // leases of older policies are refused as such
+		return !slices.ContainsFunc(p.Document.Groups, func(g policy.Group) bool { return slices.Contains(g.Keepers, name) })
+	})
 	m.startCheckpoints()
 	if m.connected {
 		m.joinTopics()
