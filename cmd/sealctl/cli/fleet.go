@@ -103,6 +103,7 @@ func (f *fleetDir) policyAfterEnrolment(env cmdenv.Env, role crypto.Role, name s
 			return err
 		}
 		env.Errorf("%s %q is enrolled; policy version %d is signed. Running members get it by `sealctl policy publish`.", role, name, signed.Document.Version)
+		warnOfPairs(env, signed.Document)
 	case last == nil:
 		env.Errorf("%s %q is enrolled, without a policy yet: one is signed when a gateway or keeper is enrolled.", role, name)
 	default:

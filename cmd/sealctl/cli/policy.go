@@ -47,7 +47,19 @@ func runPolicySign(env cmdenv.Env, c *command, args []string) error {
 		g := &signed.Document.Groups[i]
 		env.Errorf("group %q: topics %q, keepers %q", g.Name, g.Topics, g.Keepers)
 	}
+	warnOfPairs(env, signed.Document)
 	return nil
+}
+
+// warnOfPairs tells of groups with two keepers. Each needs the other to confirm it, so that two are worse than one: the
+// failure of either ends the group's authority to seal (docs/spec/control.md 6.4).
+func warnOfPairs(env cmdenv.Env, doc *policy.Document) {
+	for i := range doc.Groups {
+		if g := &doc.Groups[i]; len(g.Keepers) == 2 {
+			env.Errorf("group %q has two keepers, %s and %s: should one fail for longer than freshness (%v), sealing stops. Enrol a third gateway or keeper, or name one of them in policy.toml.",
+				g.Name, g.Keepers[0], g.Keepers[1], g.Freshness)
+		}
+	}
 }
 
 func policyPublish() *command {
