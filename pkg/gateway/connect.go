@@ -8,7 +8,6 @@ import (
 	"os"
 	"time"
 
-	"sealgate/pkg/crypto"
 	"sealgate/pkg/gateway/uplink"
 	"sealgate/pkg/mqttparse"
 	"sealgate/pkg/policy"
@@ -82,7 +81,7 @@ func (c *conn) start(clean bool) {
 	c.uplSource = newSource(c.upl)
 	c.down = &downPath{c: c}
 	c.down.in.budget = &c.g.memory
-	c.down.scan.Init(mqttparse.FromServer, c.g.maxPacket()+crypto.MaxOverhead)
+	c.down.scan.Init(mqttparse.FromServer, c.down.most())
 	c.down.scan.SetVersion(c.version)
 }
 

@@ -3,6 +3,7 @@ package gateway
 import (
 	"time"
 
+	"sealgate/pkg/crypto"
 	"sealgate/pkg/mqttparse"
 	"sealgate/pkg/policy"
 )
@@ -25,6 +26,7 @@ type downPath struct {
 	now     time.Duration // of this batch, on the clock of Key.NotAfter; 0: not looked at yet
 	hold    holder
 	greeted bool // CONNACK has come
+	skip    int  // bytes to come of a message that is too large
 }
 
 // run carries packets until the direction ends, and says why.
@@ -75,6 +77,12 @@ func (d *downPath) discard() {
 func (d *downPath) transform() error {
 	d.now = 0
 	for {
+		if !d.skipTooLarge() {
+			return nil
+		}
+		if whole, err := d.tooLarge(); err != nil || !whole {
+			return err
+		}
 		f, n, err := d.scan.Next(d.in.unread())
 		if err != nil {
 			return brokerBroke(err)
@@ -106,6 +114,58 @@ func (d *downPath) packet(f mqttparse.Frame) error {
 		return d.connAck(f)
 	}
 	return d.pass(f.Raw)
+}
+
+// most is the longest packet taken from the broker: as long as one taken from a device, sealed.
+func (d *downPath) most() int { return d.c.g.maxPacket() + crypto.MaxOverhead }
+
+// tooLarge looks for a PUBLISH that is longer than that. Anybody may have published it, and the broker would send
+// it with each connection anew if it ended this one: it is refused like a forged one, without being read
+// in full. It reports false to wait for more of it.
+func (d *downPath) tooLarge() (whole bool, err error) {
+	b := d.in.unread()
+	if !d.greeted || len(b) < 2 || mqttparse.Type(b[0]>>4) != mqttparse.PUBLISH {
+		return true, nil
+	}
+	size, width := mqttparse.Varint(b[1:])
+	total := 1 + width + size
+	switch {
+	case width <= 0 || total <= d.most():
+		return true, nil
+	case len(b) < d.most():
+		return false, nil
+	}
+	p := &d.pub
+	if err := mqttparse.ParsePublish(mqttparse.Frame{Raw: b, Body: b[1+width:]}, d.c.version, p); err != nil {
+		return false, brokerBroke(err)
+	}
+	if err := d.resolve(p); err != nil {
+		return false, err
+	}
+	d.skip = total
+	d.skipTooLarge()
+	return d.skip == 0, d.refuse(p, downTooLarge)
+}
+
+// skipTooLarge reads over what is left of a message that is too large, and reports whether that is all.
+func (d *downPath) skipTooLarge() bool {
+	n := min(d.skip, len(d.in.unread()))
+	d.in.from += n
+	d.skip -= n
+	return d.skip == 0
+}
+
+// resolve gives p its full topic.
+func (d *downPath) resolve(p *mqttparse.Publish) error {
+	if p.TopicAlias == 0 {
+		return nil
+	}
+	topic, err := d.aliases.resolve(p.TopicAlias, p.Topic, d.c.deviceMax)
+	if err != nil {
+		return refuse(refusedBroker, 0, "the broker's "+err.Error())
+	}
+	p.Topic = topic
+	return nil
 }
 
 // pass forwards bytes as they are.
@@ -153,12 +213,8 @@ func (d *downPath) publish(f mqttparse.Frame) error {
 		return brokerBroke(err)
 	}
 	aliased := p.TopicAlias != 0
-	if aliased {
-		topic, err := d.aliases.resolve(p.TopicAlias, p.Topic, d.c.deviceMax)
-		if err != nil {
-			return refuse(refusedBroker, 0, "the broker's "+err.Error())
-		}
-		p.Topic = topic
+	if err := d.resolve(p); err != nil {
+		return err
 	}
 	d.box = d.c.g.state.Load()
 	d.state = d.box.State

@@ -36,6 +36,7 @@ const (
 	downDuplicate
 	downReplayed
 	downStale
+	downTooLarge
 	verdicts
 )
 
@@ -58,6 +59,7 @@ var verdictWords = [verdicts]struct{ direction, verdict, why string }{
 	downDuplicate:  {"down", "duplicate", "it was delivered before"},
 	downReplayed:   {"down", "replayed", "it is older than all that could still be told apart"},
 	downStale:      {"down", "stale", "a retained message older than one delivered already"},
+	downTooLarge:   {"down", "too-large", "it is longer than limits.max_message"},
 }
 
 // refused reports whether a message of this verdict went no further.

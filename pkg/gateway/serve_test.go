@@ -373,6 +373,56 @@ func TestBigMessages(t *testing.T) {
 	eventually(t, "buffers given back", func() bool { return ts.g.memory.left.Load() == DefaultMaxBuffered })
 }
 
+// A message that is too large for the gateway comes from anybody in the fleet. It must not end the
+// connection: the broker would send it again with the next one, and so for ever.
+func TestTooLargeFromTheBrokerIsDroppedAndAcknowledged(t *testing.T) {
+	for _, v := range []mqttparse.Version{mqttparse.V311, mqttparse.V5} {
+		f := newFleet(t)
+		ts := newTester(t, f.rotate(1), Config{MaxMessage: 20_000}, nil)
+		dev := ts.dial()
+		dev.send(mqttparse.AppendConnect(nil, &mqttparse.Connect{Version: v, CleanStart: true, ClientID: []byte("d"),
+			Properties: []byte{mqttparse.PropTopicAliasMaximum, 0, 8}}))
+		broker := ts.accept()
+		dev.v, broker.v = v, v
+		broker.next()
+		broker.send(mqttparse.AppendConnAck(nil, v, false, 0))
+		dev.next()
+		s := f.sealer("default", "s/a")
+		for qos, ack := range []mqttparse.Type{0, mqttparse.PUBACK, mqttparse.PUBREC} {
+			big := s.next(strings.Repeat("x", 100_000), byte(qos), uint16(qos))
+			if v == mqttparse.V5 {
+				big.Properties = []byte{mqttparse.PropTopicAlias, 0, 1}
+			}
+			go broker.Write(append(publishPacket(v, big), 0xd0, 0))
+			if got := dev.next(); got.Type() != mqttparse.PINGRESP {
+				t.Fatalf("%v QoS %d: %v", v, qos, got.Type())
+			}
+			if ack == 0 {
+				continue
+			}
+			if got := broker.next(); !bytes.Equal(got.Raw, mqttparse.AppendAck(nil, v, ack, uint16(qos), 0)) {
+				t.Errorf("%v QoS %d: the broker hears % x", v, qos, got.Raw)
+			}
+		}
+		broker.send(mqttparse.AppendAck(nil, v, mqttparse.PUBREL, 2, 0))
+		if got := broker.next(); got.Type() != mqttparse.PUBCOMP {
+			t.Errorf("%v: %v", v, got.Type())
+		}
+		small := s.next("small", 0, 0)
+		if v == mqttparse.V5 { // the dropped one has set the alias
+			small.Topic, small.Properties = nil, []byte{mqttparse.PropTopicAlias, 0, 1}
+		}
+		broker.send(publishPacket(v, small))
+		if got := dev.publish(); string(got.Payload) != "small" || string(got.Topic) != "s/a" {
+			t.Errorf("%v: %q on %q", v, got.Payload, got.Topic)
+		}
+		if ts.g.metrics.messages[downTooLarge].Get() != 3 {
+			t.Errorf("%v: not counted", v)
+		}
+		eventually(t, "buffers given back", func() bool { return ts.g.memory.left.Load() > DefaultMaxBuffered-4096 }) // but for a table of packet ids
+	}
+}
+
 func TestLargeMessagesShareABudget(t *testing.T) {
 	f := newFleet(t)
 	ts := newTester(t, f.rotate(1), Config{MaxBuffered: 100 << 10}, nil)
