@@ -105,7 +105,9 @@ func TestRevokedKeeper(t *testing.T) {
 
 // TestSendersFirst: a revocation in a large group, with a keeper that makes few Grants a second.
 func TestSendersFirst(t *testing.T) {
-	w := newWorld(t, func(d *policy.Document) { d.Groups[0].Keepers, d.Groups[0].Publish, d.Groups[0].ActivateAfter = []string{"gw1"}, []string{"*"}, 0 })
+	w := newWorld(t, func(d *policy.Document) {
+		d.Groups[0].Keepers, d.Groups[0].Publish, d.Groups[0].ActivateAfter = []string{"gw1"}, []string{"*"}, 0
+	})
 	leader := w.add(crypto.RoleGateway, "gw1", func(c *Config) { c.GrantRate = 10 }).connect()
 	for i := range 100 {
 		w.add(crypto.RoleSubscriber, fmt.Sprintf("sub%d", i), func(c *Config) { c.ReadOnly = true }).connect()
