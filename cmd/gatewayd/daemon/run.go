@@ -156,9 +156,12 @@ func (d *daemon) snapshot(s keylink.Snapshot, renewed bool) {
 	for _, note := range notes {
 		d.log.Warn("keylink: "+note.text, note.args...)
 	}
-	if err != nil {
+	switch {
+	case state == nil:
 		d.log.Error("keylink: snapshot refused, going on with the keys at hand", "error", err)
 		return
+	case err != nil:
+		d.log.Error("keylink: a new policy without keys: devices are told to come back", "error", err)
 	}
 	d.gateway.SetState(state)
 	d.link.Report(d.keys.report(d.gateway.Ready()))

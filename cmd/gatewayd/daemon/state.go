@@ -58,7 +58,8 @@ func (k *keyState) stats(s keylink.Snapshot) {
 // merge takes a snapshot over and returns the state for the pipeline. Under the policy
 // already in force, keys that controld does not mention stay: to open with until their
 // history ends, and to seal with until controld has a send key for their group. A new
-// policy replaces all keys. A policy older than the one in force is refused.
+// policy replaces all keys. A policy older than the one in force is refused. Beside an error there is a
+// state if the one before must not go on: a new policy came with keys that are worth nothing.
 func (k *keyState) merge(s keylink.Snapshot, now time.Duration) (*gateway.State, []note, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -66,6 +67,7 @@ func (k *keyState) merge(s keylink.Snapshot, now time.Duration) (*gateway.State,
 		return nil, nil, fmt.Errorf("it is for %q, this gateway is %q: let keylink and identity name the same member for both daemons", s.Gateway, k.name)
 	}
 	var notes []note
+	before := k.table
 	switch {
 	case len(s.Policy) == 0:
 		if k.document == nil {
@@ -89,7 +91,11 @@ func (k *keyState) merge(s keylink.Snapshot, now time.Duration) (*gateway.State,
 	ring, err := crypto.NewKeyring(k.keys)
 	if err != nil {
 		k.keys = make(map[string][]crypto.Key) // keys that contradict one another are worth nothing
-		return nil, notes, fmt.Errorf("keys refused: %w", err)
+		err = fmt.Errorf("keys refused: %w", err)
+		if k.table != before {
+			return &gateway.State{Table: k.table}, notes, err
+		}
+		return nil, notes, err
 	}
 	if len(k.keys) == 0 {
 		ring = nil // not ready: devices are told to come back

@@ -159,3 +159,21 @@ func TestReportNamesTheHighestEpochHeld(t *testing.T) {
 		t.Errorf("report %+v", r)
 	}
 }
+
+// A newer policy is in force also when the keys that came with it are worth nothing: sealing on under
+// the policy of before would reach readers that it has revoked.
+func TestBadKeysDoNotKeepTheOldPolicy(t *testing.T) {
+	k := newKeyState("gw1")
+	mustMerge(t, k, snap(1, keys{"a": {testKey(t, "a", 1, true)}}))
+	bad := testKey(t, "a", 2, true)
+	bad.ID[0] ^= 1
+	state, _, err := k.merge(snap(1, keys{"a": {bad}}), 0)
+	if err == nil || state != nil {
+		t.Errorf("under the same policy the keys at hand go on: %v, %v", state, err)
+	}
+	mustMerge(t, k, snap(1, keys{"a": {testKey(t, "a", 1, true)}}))
+	state, _, err = k.merge(snap(2, keys{"a": {bad}}), 0)
+	if err == nil || state == nil || state.Table == nil || state.Keys != nil {
+		t.Errorf("under another policy nothing goes on: %v, %v", state, err)
+	}
+}
