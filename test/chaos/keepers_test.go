@@ -17,6 +17,7 @@ func keeperScenarios() []scenario {
 		{name: "takeover: the leader is gone", expect: "the next goes on in the generation; nothing lost", run: takeover},
 		{name: "takeover: the leader restarts", expect: "the others give it the history; no new generation", run: leaderRestarts},
 		{name: "split brain: two leaders mint", expect: "every message opens; one epoch, one leader after healing", run: splitBrain},
+		{name: "split brain: leases withheld, all else passes", expect: "the leaders meet in an announcement; one steps down", run: leasesWithheld},
 		{name: "freshness: all control withheld from a sender", expect: "it warns, then seals nothing; back after healing", run: freshness},
 		{name: "revocation: withheld from a sender", expect: "it seals under the old keys no longer than freshness", run: revocationWithheld},
 		{name: "revocation: withheld from the leader", expect: "another keeper takes over; others switch", run: revocationFromLeader},
@@ -162,14 +163,24 @@ func splitBrain(s *scene) {
 	s.saw("healed: %v, one leader; %d messages through", gw1.epoch(), t.check())
 }
 
-// published is how many messages of a device's the broker was given since mark.
-func (s *scene) published(mark int, user string) (n int) {
-	for _, l := range s.broker.Sent(mark) {
-		if l.From == user && !isControl(l) {
-			n++
+func leasesWithheld(s *scene) {
+	gw1, gw2, _ := s.trio()
+	t := s.traffic(gw1)
+	s.broker.Meddle(func(l embedded.Letter) []embedded.Letter {
+		if l.Topic == control.ControlTopic(prefix) && s.kindOf(l.Payload) == control.KindLease {
+			return nil
 		}
+		return []embedded.Letter{l}
+	})
+	s.jump(control.LeaseLife + control.RankDelay)
+	s.await("two leaders", func() bool { return gw1.leads() && gw2.leads() })
+	e := s.rotate(gw2)
+	s.await("gw1 steps down", func() bool { return !gw1.leads() })
+	s.agree()
+	if gw1.send().Epoch != e {
+		s.Errorf("gw1 seals under %v, announced is %v", gw1.send().Epoch, e)
 	}
-	return n
+	s.saw("two leaders until %v was announced, then gw2; %d messages through", e, t.check())
 }
 
 func freshness(s *scene) {
