@@ -42,6 +42,7 @@ type Client struct {
 	path    string
 	opt     ClientOptions
 	unknown chan unknownKeyMsg
+	streams chan streamsReport
 
 	mu       sync.Mutex
 	report   *Report       // guarded by mu; the newest
@@ -53,7 +54,7 @@ func NewClient(path string, opt ClientOptions) *Client {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Client{path: path, opt: opt, unknown: make(chan unknownKeyMsg, queueLength), reported: make(chan struct{}, 1)}
+	return &Client{path: path, opt: opt, unknown: make(chan unknownKeyMsg, queueLength), streams: make(chan streamsReport), reported: make(chan struct{}, 1)}
 }
 
 // ReportUnknown tells controld of a key id that no key is known for. It never blocks and
@@ -67,17 +68,37 @@ func (c *Client) ReportUnknown(group string, id crypto.KeyID) {
 
 // Report makes r what controld knows about this gateway, now and after reconnecting. It
 // never blocks; of reports in quick succession the newest is sent. r must not change
-// afterwards.
+// afterwards. Its Streams are left out: each is to be told once, see ReportStreams.
 func (c *Client) Report(r Report) {
-	if len(r.Streams) > MaxStreams {
-		r.Streams = r.Streams[:MaxStreams]
-	}
+	r.Streams = nil
 	c.mu.Lock()
 	c.report = &r
 	c.mu.Unlock()
 	select {
 	case c.reported <- struct{}{}:
 	default:
+	}
+}
+
+// streamsReport is a report of streams on its way; written is told what became of it.
+type streamsReport struct {
+	streams []Stream
+	written chan error // capacity 1
+}
+
+// ReportStreams tells controld the heads of at most MaxStreams streams, together with the report in force, and returns
+// when they have been written: nil, or why they have not and are to be told again. It waits until controld can be
+// reached, or ctx ends.
+func (c *Client) ReportStreams(ctx context.Context, streams []Stream) error {
+	if len(streams) > MaxStreams {
+		return fmt.Errorf("keylink: %d streams in one report, at most %d", len(streams), MaxStreams)
+	}
+	r := streamsReport{streams, make(chan error, 1)}
+	select {
+	case c.streams <- r:
+		return <-r.written
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -159,12 +180,15 @@ func (c *Client) send(ctx context.Context, conn net.Conn) {
 	c.mu.Unlock()
 	for {
 		var m message
+		written := func(error) {}
 		if again {
-			c.mu.Lock()
-			m, again = reportMsg{*c.report}, false
-			c.mu.Unlock()
+			m, again = reportMsg{c.current()}, false
 		} else {
 			select {
+			case s := <-c.streams:
+				r := c.current()
+				r.Streams = s.streams
+				m, written = reportMsg{r}, func(err error) { s.written <- err }
 			case m = <-c.unknown:
 			case <-c.reported:
 				again = true
@@ -174,11 +198,23 @@ func (c *Client) send(ctx context.Context, conn net.Conn) {
 			}
 		}
 		_ = conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-		if err := writeMessage(conn, m); err != nil {
+		err := writeMessage(conn, m)
+		written(err)
+		if err != nil {
 			_ = conn.Close()
 			return
 		}
 	}
+}
+
+// current is the report in force.
+func (c *Client) current() Report {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.report == nil {
+		return Report{}
+	}
+	return *c.report
 }
 
 // assembler puts the frames of a snapshot together.

@@ -23,7 +23,7 @@ import (
 )
 
 // ProtocolVersion is the version that both sides name in their first frame.
-const ProtocolVersion = 1
+const ProtocolVersion = 2
 
 // Snapshot is what controld tells gatewayd. Each one replaces the one before.
 type Snapshot struct {
@@ -55,15 +55,17 @@ type Counter struct {
 type Report struct {
 	Ready   bool                    // it has a policy and keys, and accepts devices
 	Held    map[string]crypto.Epoch // by group, the highest epoch it holds keys of
-	Streams []Stream                // heads of the active streams, at most MaxStreams
+	Streams []Stream                // heads that have changed, at most MaxStreams; sent with Client.ReportStreams
 }
 
-// Stream is the head of one stream. Checkpoints are made of these.
+// Stream is the head of one stream: what has been used of it since the head before. Checkpoints are made of these.
 type Stream struct {
 	Group  string
-	Topic  [32]byte // digest of the topic name
+	Topic  [32]byte // SHA-256 of the topic name
 	Key    crypto.KeyID
 	Stream crypto.StreamID
-	From   uint64 // first sequence number since the report before
-	Next   uint64 // the number after the last one sealed
+	From   uint64         // first sequence number since the report before
+	Next   uint64         // the number after the last one sealed
+	Burned []crypto.Range // of From to Next-1, numbers that never left; at most MaxBurned
+	Final  bool           // the stream has ended
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"sync"
@@ -181,15 +182,34 @@ func TestReports(t *testing.T) {
 	})
 	s.Publish(Snapshot{Gateway: "gw1"})
 	c, got := client(t, path, ClientOptions{})
-	want := Report{
-		Ready: true, Held: map[string]crypto.Epoch{"a": {PolicyVersion: 1, Generation: 2, Number: 3}},
-		Streams: []Stream{{Group: "a", Topic: [32]byte{1}, Key: crypto.KeyID{2}, Stream: crypto.StreamID{3}, From: 4, Next: 9}},
-	}
+	want := Report{Ready: true, Held: map[string]crypto.Epoch{"a": {PolicyVersion: 1, Generation: 2, Number: 3}}}
+	streams := []Stream{{
+		Group: "a", Topic: [32]byte{1}, Key: crypto.KeyID{2}, Stream: crypto.StreamID{3}, From: 4, Next: 9,
+		Burned: []crypto.Range{{From: 5, To: 6}}, Final: true,
+	}}
 	c.Report(want)
 	c.ReportUnknown("a", crypto.KeyID{1, 2, 3, 4})
 	await(t, got, "the snapshot")
-	if r := await(t, reports, "the report"); !r.Ready || r.Held["a"] != want.Held["a"] || len(r.Streams) != 1 || r.Streams[0] != want.Streams[0] {
+	if r := await(t, reports, "the report"); !r.Ready || r.Held["a"] != want.Held["a"] || len(r.Streams) != 0 {
 		t.Errorf("report %+v", r)
+	}
+	if err := c.ReportStreams(t.Context(), streams); err != nil {
+		t.Error(err)
+	}
+	r := await(t, reports, "the streams")
+	for len(r.Streams) == 0 {
+		r = await(t, reports, "the streams")
+	}
+	if !r.Ready || !reflect.DeepEqual(r.Streams, streams) {
+		t.Errorf("report %+v", r)
+	}
+	if err := c.ReportStreams(t.Context(), make([]Stream, MaxStreams+1)); err == nil {
+		t.Error("too many streams are no error")
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := NewClient(path+"2", ClientOptions{}).ReportStreams(gone, streams); err == nil {
+		t.Error("streams that nobody takes are no error")
 	}
 	if u := await(t, unknowns, "the unknown key"); u.group != "a" || u.id != (crypto.KeyID{1, 2, 3, 4}) {
 		t.Errorf("unknown key %+v", u)
@@ -417,8 +437,8 @@ func TestServerRefusesBadHellos(t *testing.T) {
 	path := socketPath(t)
 	serve(t, path, ServerOptions{})
 	for name, m := range map[string]message{
-		"version":     helloMsg{2, roleGateway},
-		"role":        helloMsg{1, "king"},
+		"version":     helloMsg{ProtocolVersion + 1, roleGateway},
+		"role":        helloMsg{ProtocolVersion, "king"},
 		"not a hello": rotateMsg{"a"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -465,7 +485,7 @@ func TestGatewayMayNotAsk(t *testing.T) {
 		return crypto.Epoch{}, nil
 	}})
 	c := raw(t, path)
-	for _, m := range []message{helloMsg{1, roleGateway}, rotateMsg{"a"}} {
+	for _, m := range []message{helloMsg{ProtocolVersion, roleGateway}, rotateMsg{"a"}} {
 		if err := writeMessage(c, m); err != nil {
 			t.Fatal(err)
 		}
@@ -497,7 +517,7 @@ func TestTooManyConnections(t *testing.T) {
 	s.Publish(newSnapshot(t))
 	for range maxConns {
 		c := raw(t, path)
-		if err := writeMessage(c, helloMsg{1, roleGateway}); err != nil {
+		if err := writeMessage(c, helloMsg{ProtocolVersion, roleGateway}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := readMessage(c); err != nil {

@@ -17,7 +17,8 @@ const (
 	MaxGroups   = policy.MaxGroups
 	MaxKeys     = 4096 // of one group
 	MaxCounters = 256
-	MaxStreams  = 8192
+	MaxStreams  = 2048 // of one report
+	MaxBurned   = 16   // ranges of one stream
 	maxText     = 1024 // of a refusal, in bytes
 	maxName     = 63
 )
@@ -185,12 +186,17 @@ func (m reportMsg) append(b []byte) []byte {
 	b = dcbor.AppendArray(b, len(m.Streams))
 	for i := range m.Streams {
 		s := &m.Streams[i]
-		b = dcbor.AppendText(dcbor.AppendArray(b, 6), s.Group)
+		b = dcbor.AppendText(dcbor.AppendArray(b, 8), s.Group)
 		b = dcbor.AppendBytes(b, s.Topic[:])
 		b = dcbor.AppendBytes(b, s.Key[:])
 		b = dcbor.AppendBytes(b, s.Stream[:])
 		b = dcbor.AppendUint(b, s.From)
 		b = dcbor.AppendUint(b, s.Next)
+		b = dcbor.AppendArray(b, len(s.Burned))
+		for _, r := range s.Burned {
+			b = dcbor.AppendUint(dcbor.AppendUint(dcbor.AppendArray(b, 2), r.From), r.To)
+		}
+		b = dcbor.AppendBool(b, s.Final)
 	}
 	return b
 }
@@ -340,17 +346,26 @@ func readReport(r *dcbor.Reader) message {
 		m.Held[group] = readEpoch(r)
 	}
 	for range r.Array(MaxStreams) {
-		var s Stream
-		r.ArrayExact(6)
-		s.Group = r.Text(maxName)
-		r.BytesExact(s.Topic[:])
-		r.BytesExact(s.Key[:])
-		r.BytesExact(s.Stream[:])
-		s.From, s.Next = r.Uint(), r.Uint()
+		s := readStream(r)
 		if r.Err() != nil {
 			return reportMsg{}
 		}
 		m.Streams = append(m.Streams, s)
 	}
 	return m
+}
+
+func readStream(r *dcbor.Reader) (s Stream) {
+	r.ArrayExact(8)
+	s.Group = r.Text(maxName)
+	r.BytesExact(s.Topic[:])
+	r.BytesExact(s.Key[:])
+	r.BytesExact(s.Stream[:])
+	s.From, s.Next = r.Uint(), r.Uint()
+	for range r.Array(MaxBurned) {
+		r.ArrayExact(2)
+		s.Burned = append(s.Burned, crypto.Range{From: r.Uint(), To: r.Uint()})
+	}
+	s.Final = r.Bool()
+	return s
 }

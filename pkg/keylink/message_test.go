@@ -27,7 +27,7 @@ func samples(t testing.TB) []message {
 		keysMsg{"default", []crypto.Key{key}},
 		statsMsg{map[string]EpochInfo{"a": {epoch, time.Second}, "b": {}}, map[Counter]uint64{{"grant", "sent"}: 1, {"hello", "refused"}: 2}},
 		unknownKeyMsg{"default", crypto.KeyID{4, 3, 2, 1}},
-		reportMsg{Report{true, map[string]crypto.Epoch{"a": epoch}, []Stream{{Group: "a", From: 1, Next: 300}}}},
+		reportMsg{Report{true, map[string]crypto.Epoch{"a": epoch}, []Stream{{Group: "a", From: 1, Next: 300, Burned: []crypto.Range{{From: 7, To: 8}}, Final: true}}}},
 		rotateMsg{"default"},
 		rotatedMsg{"default", epoch},
 		askStatusMsg{},

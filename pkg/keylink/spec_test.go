@@ -75,7 +75,7 @@ func TestSpecBounds(t *testing.T) {
 	}
 	for _, want := range []string{
 		fmt.Sprintf("[0*%d key]", MaxKeys), fmt.Sprintf("[0*%d group-epoch]", MaxGroups), fmt.Sprintf("[0*%d counter]", MaxCounters),
-		fmt.Sprintf("[0*%d stream]", MaxStreams), fmt.Sprintf("At most %d connections", maxConns), "1 to 1,048,576", "2^43",
+		fmt.Sprintf("[0*%d stream]", MaxStreams), fmt.Sprintf("[0*%d range]", MaxBurned), fmt.Sprintf("version: %d", ProtocolVersion), fmt.Sprintf("At most %d connections", maxConns), "1 to 1,048,576", "2^43",
 		fmt.Sprintf("Within %.0f seconds", helloTimeout.Seconds()), fmt.Sprintf("within %.0f seconds", adminTimeout.Seconds()),
 		fmt.Sprintf("after %.1f s, doubling to %.1f s", firstPause.Seconds(), lastPause.Seconds()),
 	} {

@@ -49,6 +49,10 @@ type Config struct {
 	Keyless  bool // follow the policy, ask for no keys
 	ReadOnly bool // never seal, so need no confirmation of epochs
 
+	// Checkpoints, if set, gets what other members say they have sent in the groups that this one may read, verified. It is
+	// called on the machine's goroutine and may not block.
+	Checkpoints func([]control.ReceivedCheckpoint)
+
 	// OnBroker, if set, is told of every change of the control connection: nil when it stands,
 	// else why an attempt failed or the connection ended (a [session.Error]). It may not block.
 	OnBroker func(error)
@@ -156,6 +160,7 @@ func prepare(cfg Config) (*Member, []session.Broker, error) {
 	m.machine, err = control.New(control.Config{
 		Identity: cfg.Identity, Trust: cfg.Trust, Policy: start, Floor: m.store.floor,
 		Prefix: cfg.Prefix, Rand: rand.Reader, Keyless: cfg.Keyless, ReadOnly: cfg.ReadOnly, GrantRate: grantRate(m.self.Role),
+		Checkpoints: cfg.Checkpoints != nil,
 	})
 	if err != nil {
 		return nil, nil, err
@@ -290,6 +295,7 @@ func (m *Member) ended(ctx context.Context) error {
 
 // Close ends the member, says goodbye to the broker and waits until both are done.
 func (m *Member) Close() error {
+	m.farewell()
 	m.cancel()
 	m.session.Close()
 	<-m.done

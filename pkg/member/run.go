@@ -102,6 +102,9 @@ func (m *Member) apply(out control.Output) {
 	if out.Policy != nil || out.Keyring != nil {
 		m.publish(out.Policy, out.Keyring)
 	}
+	if len(out.Checkpoints) > 0 && m.cfg.Checkpoints != nil {
+		m.cfg.Checkpoints(out.Checkpoints)
+	}
 	if m.link != nil && len(out.Unsubscribe)+len(out.Subscribe)+len(out.Publish) > 0 {
 		m.link.send(out)
 	}

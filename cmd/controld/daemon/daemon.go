@@ -160,7 +160,8 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) error {
 	}
 	defer d.server.Close()
 	// Nobody is answered before Serve, so what answers may count on the member.
-	if d.member, err = member.Start(ctx, mc); err != nil {
+	// It ends with Close, which has last words to say, and not with ctx.
+	if d.member, err = member.Start(context.WithoutCancel(ctx), mc); err != nil {
 		return err
 	}
 	log.Info("controld runs", "member", mc.Identity.Member().String(), "broker", cfg.Control.Broker, "keylink", cfg.Keylink, "version", cmdenv.Version())

@@ -33,6 +33,7 @@ func (d *daemon) options() keylink.ServerOptions {
 			for group, epoch := range r.Held {
 				d.member.ReportEpoch(group, epoch)
 			}
+			d.member.ReportStreams(streamHeads(r.Streams))
 		},
 		OnRotate: func(ctx context.Context, group string) (crypto.Epoch, error) {
 			if p := d.member.State().Policy; p == nil {
@@ -46,6 +47,15 @@ func (d *daemon) options() keylink.ServerOptions {
 			return json.Marshal(d.status())
 		},
 	}
+}
+
+// streamHeads is what gatewayd says of its streams in the machine's terms.
+func streamHeads(streams []keylink.Stream) []control.StreamHead {
+	heads := make([]control.StreamHead, len(streams))
+	for i, s := range streams {
+		heads[i] = control.StreamHead(s)
+	}
+	return heads
 }
 
 // publish keeps the snapshot for gatewayd up to date until ctx ends.

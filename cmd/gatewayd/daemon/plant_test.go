@@ -154,6 +154,7 @@ topics = ["plant/#"]
 keepers = ["gw1"]
 rotate = "1h"
 activate_after = "0s"
+checkpoint = "1s"
 `
 
 func newPlant(t testing.TB) *plant {

@@ -33,6 +33,9 @@ type daemon struct {
 	link    *keylink.Client
 	keys    *keyState
 
+	untoldMu sync.Mutex
+	untold   []keylink.Stream // guarded by untoldMu; heads that no report has taken yet
+
 	mu  sync.Mutex
 	cfg *config.Config // guarded by mu; replaced by a reload
 }
@@ -47,6 +50,11 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (err error) {
 	defer func() { err = errors.Join(err, d.gateway.Close()) }()
 	ctx, cancel := context.WithCancel(env.Ctx)
 	defer cancel()
+	// What draining connections send is told to controld after ctx has ended.
+	linked, unlink := context.WithCancel(context.WithoutCancel(ctx))
+	defer unlink()
+	telling, told := context.WithCancel(linked)
+	defer told()
 	metrics, err := d.listenMetrics(cfg.Metrics.Listen)
 	if err != nil {
 		return err
@@ -62,10 +70,12 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (err error) {
 	defer steering.Close()
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
+	defer unlink()
 	defer cancel()
 	var defect atomic.Bool
 	for _, helper := range []func(){
-		func() { _ = d.link.Run(ctx) },
+		func() { _ = d.link.Run(linked) },
+		func() { d.tellStreams(telling) },
 		func() { d.reloads(ctx, hangups) },
 	} {
 		helpers.Go(func() {
@@ -75,7 +85,10 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (err error) {
 	}
 	d.advise()
 	log.Info("gatewayd runs", "mode", cfg.Steer.Mode, "listen", steering.Listener.Addr().String(), "keylink", cfg.Keylink, "version", cmdenv.Version())
-	if err := d.serve(ctx, steering); err != nil || !defect.Load() {
+	err = d.serve(ctx, steering)
+	told()
+	d.tellLast()
+	if err != nil || !defect.Load() {
 		return err
 	}
 	return errDefect
