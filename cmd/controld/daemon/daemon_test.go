@@ -317,3 +317,15 @@ func TestSnapshot(t *testing.T) {
 		t.Error("without a policy there is something to tell")
 	}
 }
+
+func TestGroupStatusTellsOfFreshness(t *testing.T) {
+	for _, c := range []struct {
+		left  time.Duration
+		fresh float64
+	}{{-1, -1}, {0, 0}, {90 * time.Second, 90}} {
+		got := groupStatus(&control.GroupStatus{Name: "g", Keeper: true, LeaseAge: 4 * time.Second, FreshLeft: c.left, Stale: true})
+		if got.Fresh != c.fresh || got.LeaseAge != 4 || !got.Keeper || !got.Stale {
+			t.Errorf("%v left: %+v", c.left, got)
+		}
+	}
+}

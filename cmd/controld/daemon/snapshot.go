@@ -182,6 +182,8 @@ type GroupStatus struct {
 	Name       string  `json:"name"`
 	Leader     string  `json:"leader,omitempty"`
 	Leading    bool    `json:"leading"`
+	Keeper     bool    `json:"keeper"`
+	LeaseAge   float64 `json:"lease_age_seconds"` // at a keeper that does not lead
 	Epoch      string  `json:"epoch,omitempty"`
 	KeyID      string  `json:"key_id,omitempty"`
 	AgeSeconds float64 `json:"age_seconds"`
@@ -190,6 +192,8 @@ type GroupStatus struct {
 	Keys       int     `json:"keys"`
 	Granted    int     `json:"granted"`
 	Asking     bool    `json:"asking"`
+	Fresh      float64 `json:"fresh_seconds"` // until nothing leaves for want of a confirmation; -1: cannot lapse
+	Stale      bool    `json:"stale"`         // the alarm about that stands
 }
 
 // MessageCount is one series of sealgate_control_messages_total.
@@ -221,8 +225,11 @@ func (d *daemon) status() Status {
 
 func groupStatus(g *control.GroupStatus) GroupStatus {
 	out := GroupStatus{
-		Name: g.Name, Leader: g.Leader, Leading: g.Leading, AgeSeconds: g.Age.Seconds(),
-		Confirmed: g.Confirmed, Keys: g.Keys, Granted: g.Granted, Asking: g.Asking,
+		Name: g.Name, Leader: g.Leader, Leading: g.Leading, Keeper: g.Keeper, LeaseAge: g.LeaseAge.Seconds(), AgeSeconds: g.Age.Seconds(),
+		Confirmed: g.Confirmed, Keys: g.Keys, Granted: g.Granted, Asking: g.Asking, Fresh: g.FreshLeft.Seconds(), Stale: g.Stale,
+	}
+	if g.FreshLeft < 0 {
+		out.Fresh = -1
 	}
 	if g.Epoch != (crypto.Epoch{}) {
 		out.Epoch, out.KeyID = g.Epoch.String(), hex.EncodeToString(g.KeyID[:])

@@ -188,7 +188,7 @@ func startDaemons(ts *testscript.TestScript, _ bool, _ []string) {
 			return crypto.Epoch{PolicyVersion: 4, Generation: 1, Number: 3}, nil
 		},
 		OnStatus: func() ([]byte, error) {
-			return []byte(`{"fleet":"plant","member":"gw1","role":"gateway","connected":true,"policy":{"version":4},"groups":[{"name":"default","leader":"gw1","epoch":"4.1.2","confirmed":true,"keys":2,"granted":5,"age_seconds":90}],"alarms":0}`), nil
+			return []byte(`{"fleet":"plant","member":"gw1","role":"gateway","connected":true,"policy":{"version":4},"groups":[{"name":"default","leader":"gw1","epoch":"4.1.2","confirmed":true,"keys":2,"granted":5,"age_seconds":90,"fresh_seconds":3600,"stale":true}],"alarms":0}`), nil
 		},
 	})
 	ts.Check(err)

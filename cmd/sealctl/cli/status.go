@@ -212,6 +212,8 @@ type controldStatus struct {
 		Keys      int     `json:"keys"`
 		Granted   int     `json:"granted"`
 		Age       float64 `json:"age_seconds"`
+		Fresh     float64 `json:"fresh_seconds"`
+		Stale     bool    `json:"stale"`
 	} `json:"groups"`
 	Alarms    uint64 `json:"alarms"`
 	LastAlarm string `json:"last_alarm"`
@@ -259,11 +261,25 @@ func (c *controldStatus) table(w io.Writer) {
 		fmt.Fprintf(w, "last alarm\t%s\n", c.LastAlarm)
 	}
 	if len(c.Groups) > 0 {
-		fmt.Fprintf(w, "\nGROUP\tLEADER\tEPOCH\tSENDING\tCONFIRMED\tKEYS\tGRANTED\tAGE\n")
+		fmt.Fprintf(w, "\nGROUP\tLEADER\tEPOCH\tSENDING\tCONFIRMED\tFRESH\tKEYS\tGRANTED\tAGE\n")
 	}
 	for _, x := range c.Groups {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", x.Name, orDash(x.Leader), orDash(x.Epoch), orDash(x.Sending), word(x.Confirmed, "yes", "no"), x.Keys, x.Granted, age(x.Age))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", x.Name, orDash(x.Leader), orDash(x.Epoch), orDash(x.Sending), word(x.Confirmed, "yes", "no"),
+			freshness(x.Fresh, x.Stale), x.Keys, x.Granted, age(x.Age))
 	}
+}
+
+// freshness tells how long the authority to seal still lasts without another confirmation.
+func freshness(seconds float64, stale bool) string {
+	switch {
+	case seconds < 0:
+		return "always"
+	case seconds == 0:
+		return "-"
+	case stale:
+		return age(seconds) + " STALE"
+	}
+	return age(seconds)
 }
 
 func sorted[V any](m map[string]V) []string {
