@@ -30,6 +30,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"sealgate/pkg/boottime"
 	"sealgate/pkg/crypto"
 	"sealgate/pkg/policy"
 )
@@ -115,7 +116,7 @@ func (c Config) withDefaults() Config {
 		c.Rand = rand.Reader
 	}
 	if c.Now == nil {
-		c.Now = bootTime
+		c.Now = boottime.Now
 	}
 	return c
 }

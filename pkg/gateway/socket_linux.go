@@ -24,15 +24,6 @@ func readFD(fd int, p []byte) (int, error) {
 	}
 }
 
-// bootTime is CLOCK_BOOTTIME: it also runs while the machine sleeps, and nobody sets it.
-func bootTime() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		return 0 // no kernel that Go runs on lacks it
-	}
-	return time.Duration(ts.Nano())
-}
-
 // watchPeer makes the kernel notice that a device has vanished: keep-alive probes while it
 // is silent, and a limit on unacknowledged data while we send. MQTT's own keep-alive is the
 // broker's business. All of it is best effort.

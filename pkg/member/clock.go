@@ -4,8 +4,7 @@ import (
 	"runtime/debug"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"sealgate/pkg/boottime"
 	"sealgate/pkg/control"
 )
 
@@ -18,20 +17,11 @@ func NewClock(floor time.Time) func() control.Time { return newClock(floor) }
 // When the wall clock is below the floor, time passes above it as CLOCK_BOOTTIME does.
 func newClock(floor time.Time) func() control.Time {
 	floor = latest(floor, buildTime())
-	start := boottime()
+	start := boottime.Now()
 	return func() control.Time {
-		mono := boottime()
+		mono := boottime.Now()
 		return control.Time{Mono: mono, Wall: latest(time.Now(), floor.Add(mono-start))}
 	}
-}
-
-// boottime returns CLOCK_BOOTTIME, which every kernel since 2.6.39 has.
-func boottime() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		return 0
-	}
-	return time.Duration(ts.Nano())
 }
 
 // buildTime is when the source of this program was committed: it cannot be earlier than that. The zero time if unknown.

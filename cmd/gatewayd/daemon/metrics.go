@@ -14,6 +14,7 @@ import (
 
 	"sealgate/cmd/internal/cmdenv"
 	"sealgate/cmd/internal/httpd"
+	"sealgate/pkg/boottime"
 	"sealgate/pkg/keylink"
 )
 
@@ -87,7 +88,7 @@ type GroupStatus struct {
 }
 
 func (d *daemon) writeStatus(w io.Writer) {
-	s := d.keys.status(bootTime())
+	s := d.keys.status(boottime.Now())
 	s.Version, s.Ready, s.Traffic = cmdenv.Version(), d.gateway.Ready(), d.gateway.Status()
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sealgate/cmd/internal/cmdenv"
+	"sealgate/pkg/boottime"
 	"sealgate/pkg/config"
 	"sealgate/pkg/gateway"
 	"sealgate/pkg/keylink"
@@ -165,7 +166,7 @@ func (d *daemon) snapshot(s keylink.Snapshot, renewed bool) {
 	if !renewed {
 		return
 	}
-	state, notes, err := d.keys.merge(s, bootTime())
+	state, notes, err := d.keys.merge(s, boottime.Now())
 	for _, note := range notes {
 		d.log.Warn("keylink: "+note.text, note.args...)
 	}

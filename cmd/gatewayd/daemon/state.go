@@ -8,8 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"sealgate/pkg/boottime"
 	"sealgate/pkg/crypto"
 	"sealgate/pkg/gateway"
 	"sealgate/pkg/keylink"
@@ -52,7 +51,7 @@ func (k *keyState) setConnected(yes bool) {
 func (k *keyState) stats(s keylink.Snapshot) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.epochs, k.epochsAt, k.control = s.Epochs, bootTime(), s.Control
+	k.epochs, k.epochsAt, k.control = s.Epochs, boottime.Now(), s.Control
 }
 
 // merge takes a snapshot over and returns the state for the pipeline. Under the policy
@@ -150,13 +149,4 @@ func (k *keyState) report(ready bool) keylink.Report {
 		r.Held[group] = keys[0].Epoch
 	}
 	return r
-}
-
-// bootTime reads the clock on which keys end: it goes on while a machine sleeps.
-func bootTime() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		return 0
-	}
-	return time.Duration(ts.Nano())
 }
