@@ -2,10 +2,13 @@ package chaos
 
 import (
 	"slices"
+	"sync/atomic"
 	"time"
 
+	"sealgate/pkg/checkpoint"
 	"sealgate/pkg/control"
 	"sealgate/pkg/crypto"
+	"sealgate/pkg/member"
 	"sealgate/pkg/policy"
 	"sealgate/test/embedded"
 )
@@ -14,6 +17,7 @@ import (
 func keeperScenarios() []scenario {
 	return []scenario{
 		{name: "lease: forged and replayed", expect: "refused; the leader stays", run: forgedLeases},
+		{name: "checkpoint: forged and moved", expect: "refused by role, group and topic; genuine ones taken", run: forgedCheckpoints},
 		{name: "takeover: the leader is gone", expect: "the next goes on in the generation; nothing lost", run: takeover},
 		{name: "takeover: the leader restarts", expect: "the others give it the history; no new generation", run: leaderRestarts},
 		{name: "split brain: two leaders mint", expect: "every message opens; one epoch, one leader after healing", run: splitBrain},
@@ -66,6 +70,30 @@ func forgedLeases(s *scene) {
 		s.Errorf("gw1 leads: %v, gw2 leads: %v", gw1.leads(), gw2.leads())
 	}
 	s.saw("%d refused; gw1 leads", 6+len(s.leases("gw1")))
+}
+
+func forgedCheckpoints(s *scene) {
+	s.edit(func(d *policy.Document) { d.Groups[0].Checkpoint = time.Second })
+	var taken atomic.Int64
+	gw1 := s.start(crypto.RoleGateway, "gw1")
+	alice := s.start(crypto.RoleSubscriber, "alice", func(c *member.Config) {
+		c.Checkpoints = func(got []control.ReceivedCheckpoint) { taken.Add(int64(len(got))) }
+	})
+	s.agree()
+	gw1.m.ReportStreams([]control.StreamHead{{Group: group, Topic: [32]byte{1}, Key: gw1.send().ID, Stream: crypto.StreamID{2}, Next: 3}})
+	s.await("two checkpoints taken", func() bool { return taken.Load() >= 2 })
+	topic, others := control.CheckpointTopic(prefix, group, "gw1"), control.CheckpointTopic(prefix, group, "gw2")
+	forged := (&checkpoint.Message{Group: group, Boot: random(), State: checkpoint.Last}).Marshal()
+	mallory, thief := s.insider(crypto.RoleSubscriber, "mallory"), gw1.stolen()
+	s.mustRefuse(control.CheckpointTopic(prefix, group, "mallory"), mallory.sign(forged, control.KindCheckpoint), control.ErrNotEntitled, alice)
+	s.mustRefuse(topic, s.insider(crypto.RoleGateway, "gw2").sign(forged, control.KindCheckpoint), control.ErrTopic, alice)
+	s.mustRefuse(others, thief.sign(forged, control.KindCheckpoint), control.ErrTopic, alice)
+	wrong := (&checkpoint.Message{Group: "other", Boot: random(), State: checkpoint.Last}).Marshal()
+	s.mustRefuse(topic, thief.sign(wrong, control.KindCheckpoint), control.ErrTopic, alice)
+	s.mustRefuse(topic, s.insider(crypto.RoleKeeper, "gw1").sign(forged, control.KindCheckpoint), control.ErrRole, alice)
+	before := taken.Load()
+	s.await("a genuine one more", func() bool { return taken.Load() > before })
+	s.saw("5 refused, %d genuine ones taken", taken.Load())
 }
 
 // gone ends a member for good.
