@@ -118,5 +118,5 @@ func legend(b *bytes.Buffer) {
 		x += 40 + 7*len(c.label)
 	}
 	fmt.Fprintf(b, `<rect x="%d" y="%d" width="8" height="8" fill="#2e7d32"/><text x="%d" y="%d">scheduled rotation, announcement only</text>`+"\n", x-4, y-8, x+10, y)
-	fmt.Fprintf(b, `<text x="%d" y="%d" fill="#555">A rotation also takes a question and an answer of each gateway; several points of one colour over one another differ in the share of gateways.</text>`+"\n", marginLeft, y+24)
+	fmt.Fprintf(b, `<text x="%d" y="%d" fill="#555">A rotation also takes a question and an answer of each gateway: points above one another differ in the share of gateways.</text>`+"\n", marginLeft, y+24)
 }
