@@ -45,6 +45,7 @@ const (
 
 	keyWait    = 5 * time.Second      // a PUBLISH waits so long for its group's first key
 	holdTime   = 2 * time.Second      // a received message waits so long for an unknown key
+	stallTime  = 30 * time.Second     // the longest silence in the middle of a large packet
 	linger     = 2 * time.Second      // a closing connection may still say what it has to
 	headerRoom = 4 << 10              // of a packet, beside MaxMessage: topic, properties
 	minStreams = 4                    // streams of one client that it gets in any case
@@ -87,6 +88,7 @@ type Config struct {
 	Rand       io.Reader                           // nil = crypto/rand.Reader; must be safe for concurrent use
 	Now        func() time.Duration                // the clock of Key.NotAfter; nil = CLOCK_BOOTTIME
 
+	stall  time.Duration // tests only: the longest silence in the middle of a large packet; 0 = stallTime
 	linger time.Duration // tests only: how long a closing connection may still talk; 0 = linger
 }
 
@@ -100,6 +102,9 @@ func (c Config) withDefaults() Config {
 	def(&c.MaxConnections, DefaultMaxConnections)
 	def(&c.MaxBuffered, max(DefaultMaxBuffered, 8*(c.MaxMessage+headerRoom)))
 	def(&c.MaxStreams, DefaultMaxStreams)
+	if c.stall <= 0 {
+		c.stall = stallTime
+	}
 	if c.linger <= 0 {
 		c.linger = linger
 	}

@@ -146,3 +146,25 @@ func TestLongTopicsWithoutMemory(t *testing.T) {
 		t.Errorf("%d bytes left", left)
 	}
 }
+
+// A device that sends half of a large packet and falls silent holds memory that others need. One that is merely slow, or
+// silent between packets, is left alone.
+func TestStalledLargePacketEnds(t *testing.T) {
+	f := newFleet(t)
+	ts := newTester(t, f.rotate(1), Config{stall: 200 * time.Millisecond}, nil)
+	packet := publishPacket(mqttparse.V311, message("s/a", strings.Repeat("x", 100<<10), 0, 0))
+	quiet, quietBroker := ts.connected(mqttparse.V311, "quiet", true, false)
+	dev, broker := ts.connected(mqttparse.V311, "dev1", true, false)
+	dev.send(packet[:60<<10])
+	eventually(t, "memory is held", func() bool { return ts.g.memory.left.Load() < DefaultMaxBuffered })
+	dev.ended()
+	broker.ended()
+	if !ts.metric(`sealgate_refused_total{reason="stalled"} 1`) {
+		t.Error("not counted")
+	}
+	eventually(t, "memory given back", func() bool { return ts.g.memory.left.Load() == DefaultMaxBuffered })
+	quiet.send(packet)
+	if m := quietBroker.publish(); len(m.Payload) < 100<<10 {
+		t.Errorf("%d bytes arrived of the device that was silent between packets", len(m.Payload))
+	}
+}

@@ -26,6 +26,7 @@ const (
 	refusedAlias       = "alias"           // topic alias out of range or unset
 	refusedMemory      = "memory"          // too many large messages at once
 	refusedBroker      = "broker"          // the broker breaks the standard
+	refusedStalled     = "stalled"         // stopped sending in the middle of a large packet
 	refusedInternal    = "internal"        // a defect of ours, or no randomness
 )
 

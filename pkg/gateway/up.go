@@ -3,6 +3,8 @@ package gateway
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"sync/atomic"
 	"time"
 
 	"sealgate/pkg/crypto"
@@ -25,7 +27,6 @@ type upPath struct {
 	box     *stateBox
 	tally   tally
 	seals   uint32 // counts to the next timed one
-	left    bool   // DISCONNECT has been forwarded
 
 	unwritten *sealStream // streams of which something is in out; see heads.go
 }
@@ -43,10 +44,35 @@ func (u *upPath) run() error {
 		if err := u.in.settle(u.c.g.maxPacket()); err != nil {
 			return refuse(refusedMemory, 0x97, err.Error())
 		}
+		if err := u.fill(); err != nil {
+			return err
+		}
+	}
+}
+
+// fill waits for more of the device. Part of a large packet holds memory that others may need:
+// then the device has to go on sending.
+func (u *upPath) fill() error {
+	if u.in.taken == 0 {
 		if err := u.c.devSource.fill(&u.in, u.release); err != nil {
 			return endOfStream{err}
 		}
+		return nil
 	}
+	var stalled atomic.Bool
+	timer := time.AfterFunc(u.c.g.cfg.stall, func() {
+		stalled.Store(true)
+		_ = u.c.dev.SetReadDeadline(time.Unix(1, 0)) // wakes the read below
+	})
+	err := u.c.devSource.fill(&u.in, u.release)
+	timer.Stop()
+	switch {
+	case stalled.Load():
+		return refuse(refusedStalled, 0, fmt.Sprintf("the device stopped in the middle of a large packet, after %d bytes, for %v", len(u.in.unread()), u.c.g.cfg.stall))
+	case err != nil:
+		return endOfStream{err}
+	}
+	return nil
 }
 
 // release gives back what is not needed while the device is silent.
@@ -89,8 +115,6 @@ func (u *upPath) packet(f mqttparse.Frame) error {
 		if err := u.c.deviceAck(f); err != nil {
 			return err
 		}
-	case mqttparse.DISCONNECT:
-		u.left = true
 	}
 	return u.pass(f.Raw)
 }
