@@ -48,9 +48,8 @@ type scene struct {
 	doc           *policy.Document
 	signed        *policy.Signed
 
-	nodes    []*node
-	baseline bool // data topics carry what the scenario itself put there in clear
-	seen     []string
+	nodes []*node
+	seen  []string
 }
 
 func newScene(t *testing.T) *scene {
