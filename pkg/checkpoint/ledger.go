@@ -41,6 +41,7 @@ type Ledger struct {
 	silences queue      // two intervals: is the sender heard of?
 	events   []Event
 	crowded  time.Duration // when that was last reported
+	since    time.Duration // when this receiver began to listen, or was interrupted
 }
 
 type gateway struct {
@@ -65,6 +66,7 @@ type stream struct {
 	first   uint64   // the first number that arrived
 	high    uint64   // the number after the highest that arrived, or that was reported as dropped
 	claimed uint64   // the number after the highest that its sender says it sent
+	covered uint64   // likewise, burned numbers included: up to here messages are accounted for
 
 	tail, claim timer // claim: numbers below its value must be claimed by then
 	dropped     crypto.Range
@@ -114,7 +116,7 @@ func New(cfg Config) (*Ledger, error) {
 	if cfg.Interval <= 0 || cfg.Digest == nil {
 		return nil, fmt.Errorf("checkpoint: an interval and a digest are needed")
 	}
-	return &Ledger{cfg: cfg, gateways: make(map[string]*gateway), streams: make(map[crypto.Kid]*stream), used: list.New(), crowded: -cfg.Interval}, nil
+	return &Ledger{cfg: cfg, gateways: make(map[string]*gateway), streams: make(map[crypto.Kid]*stream), used: list.New(), crowded: -cfg.Interval, since: -cfg.Interval}, nil
 }
 
 // Received tells of an authentic message: number seq of the stream kid, on the topic of that SHA-256. Call it when
@@ -145,7 +147,7 @@ func (l *Ledger) firstArrival(now time.Duration, s *stream, topic [32]byte, seq 
 	s.gateway.unheard--
 	if d, held := l.cfg.Digest(s.kid.KeyID(), topic); held && d != s.digest {
 		l.dispute(now, s, s.gateway.name, otherTopic)
-		s.gateway, s.claimed = nil, 0
+		s.gateway, s.claimed, s.covered = nil, 0, 0
 	}
 }
 
@@ -158,10 +160,11 @@ func (l *Ledger) dispute(now time.Duration, s *stream, by, other string) {
 	}
 }
 
-// Interrupted tells that this receiver's own session was interrupted: what was sent meanwhile is not held against
-// anybody, until a whole interval has been heard of again.
+// Interrupted tells that this receiver's own sessions have begun, or were interrupted: what was sent before or meanwhile, and
+// what was due, is not held against anybody, until a whole interval has been heard of again. For that interval
+// nobody need claim what arrives either: a broker may have kept it for long.
 func (l *Ledger) Interrupted(now time.Duration) {
-	l.Advance(now)
+	l.tails, l.claims, l.silences, l.since = nil, nil, nil, now
 	for _, g := range l.gateways {
 		g.joined, g.heardAt = false, now
 		if !g.ended && !g.silent {
@@ -169,7 +172,7 @@ func (l *Ledger) Interrupted(now time.Duration) {
 		}
 	}
 	for _, s := range l.streams {
-		s.tail.armed = false
+		s.tail.armed, s.claim.armed = false, false
 	}
 }
 
@@ -188,7 +191,8 @@ func (l *Ledger) Checkpoint(now time.Duration, name string, m *Message) error {
 		l.take(now, g, &m.Streams[i])
 	}
 	g.heardAt, g.ended = now, m.State == Ending
-	g.joined = g.joined || m.State != More
+	// The first checkpoint may be from just before this receiver listened: what it tells of is a little older still.
+	g.joined = g.joined || m.State != More && now >= l.since+l.cfg.Interval/4
 	if !g.ended {
 		l.silences.add(due{at: now + 2*l.cfg.Interval, gateway: g})
 	}
@@ -219,7 +223,7 @@ func (l *Ledger) admit(now time.Duration, name string, m *Message) (*gateway, er
 	if m.Number < g.next {
 		return nil, ErrReplay
 	}
-	if m.Number > g.next {
+	if m.Number > g.next && g.joined {
 		l.event(Event{At: now, What: Withheld, Gateway: name, From: g.next, To: m.Number - 1})
 	}
 	g.next = m.Number + 1
@@ -250,7 +254,7 @@ func (l *Ledger) take(now time.Duration, g *gateway, c *Stream) {
 	for _, r := range c.Burned {
 		l.event(Event{At: now, What: Burned, Gateway: g.name, Kid: c.Kid, Topic: s.topic, From: r.From, To: r.To})
 	}
-	s.claimed = max(s.claimed, c.sent())
+	s.claimed, s.covered = max(s.claimed, c.sent()), max(s.covered, c.Next)
 	if s.claim.armed && c.Next >= s.claim.value {
 		s.claim.armed = false
 	}
@@ -307,7 +311,7 @@ func (l *Ledger) awaitTail(now time.Duration, s *stream) {
 
 // awaitClaim sets the deadline for what has arrived and nobody has claimed.
 func (l *Ledger) awaitClaim(now time.Duration, s *stream) {
-	if s.claim.armed || !s.arrived || s.high <= s.claimed {
+	if s.claim.armed || !s.arrived || s.high <= s.covered || now < l.since+l.cfg.Interval {
 		return
 	}
 	at := now + 2*l.cfg.Interval
@@ -330,8 +334,8 @@ func (l *Ledger) Advance(now time.Duration) {
 	for d, ok := l.claims.pop(now); ok; d, ok = l.claims.pop(now) {
 		if s := d.stream; s.claim.armed && s.claim.at == d.at {
 			s.claim.armed = false
-			l.event(Event{At: d.at, What: Unattributed, Gateway: s.name(), Kid: s.kid, Topic: s.topic, From: s.claimed, To: s.claim.value - 1})
-			s.claimed = max(s.claimed, s.claim.value) // once for each number
+			l.event(Event{At: d.at, What: Unattributed, Gateway: s.name(), Kid: s.kid, Topic: s.topic, From: s.covered, To: s.claim.value - 1})
+			s.covered = max(s.covered, s.claim.value) // once for each number
 			l.awaitClaim(now, s)
 		}
 	}

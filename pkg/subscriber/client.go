@@ -94,6 +94,12 @@ type Client struct {
 
 	incoming chan *session.Message
 	acks     ackQueue // owned by run
+	ledgers  ledgers  // owned by run
+
+	checkpoints chan []control.ReceivedCheckpoint
+	interrupted chan struct{} // capacity 1: a session began or ended, or checkpoints were lost
+	refiltered  chan struct{} // capacity 1: filters has changed
+	controlUp   atomic.Bool
 
 	mu      sync.Mutex
 	conn    *session.Conn // guarded by mu; nil while disconnected
@@ -162,6 +168,8 @@ func start(opts Options) (*Client, error) {
 	c := &Client{
 		opts: opts, log: opts.Log,
 		incoming: make(chan *session.Message, maxPending), joined: make(chan struct{}),
+		checkpoints: make(chan []control.ReceivedCheckpoint, maxCheckpoints),
+		interrupted: make(chan struct{}, 1), refiltered: make(chan struct{}, 1),
 		firsts: map[string]chan error{"control": make(chan error, 1), "data": make(chan error, 1)},
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -179,7 +187,12 @@ func (c *Client) startSessions(brokers []session.Broker) (err error) {
 		Identity: o.Member.Identity, Trust: o.Member.Trust, Policy: o.Member.Policy,
 		Broker: strings.Split(o.ControlBroker, ","), TLS: o.TLS, Username: o.Username, Password: o.Password,
 		Prefix: o.Prefix, StateDir: o.StateDir, Log: o.Log, ReadOnly: o.ReadOnly,
-		OnBroker: func(err error) { c.first("control", err) },
+		Checkpoints: c.checkpointsArrived,
+		OnBroker: func(err error) {
+			c.controlUp.Store(err == nil)
+			note(c.interrupted)
+			c.first("control", err)
+		},
 	})
 	if err != nil {
 		return err
@@ -287,6 +300,7 @@ func (c *Client) Subscribe(ctx context.Context, qos byte, filters ...string) err
 		c.mu.Lock()
 		c.filters = append(c.filters, filter{f, qos})
 		c.mu.Unlock()
+		note(c.refiltered)
 		for {
 			if err = conn.Subscribe(ctx, f, qos); !errors.Is(err, session.ErrLost) {
 				break
@@ -334,6 +348,7 @@ func (c *Client) up(conn *session.Conn) {
 	c.joined = make(chan struct{})
 	again := append([]filter(nil), c.filters...)
 	c.mu.Unlock()
+	note(c.interrupted)
 	c.first("data", nil)
 	if len(again) == 0 {
 		return
@@ -355,6 +370,7 @@ func (c *Client) down(err error) {
 	c.mu.Lock()
 	c.conn = nil
 	c.mu.Unlock()
+	note(c.interrupted)
 	c.first("data", err)
 }
 
@@ -372,7 +388,7 @@ func (c *Client) isControl(name string) bool { return strings.HasPrefix(name, c.
 
 // run owns the receiver and calls the handler.
 func (c *Client) run() {
-	r := NewReceiver(c.opts.MaxStreams, c.opts.Handler, c.member.UnknownKey)
+	r := NewReceiver(c.opts.MaxStreams, c.deliver, c.member.UnknownKey)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	changed := c.adopt(r)
@@ -382,16 +398,87 @@ func (c *Client) run() {
 			return
 		case <-changed:
 			changed = c.adopt(r)
+		case <-c.refiltered:
+			changed = c.adopt(r)
+		case <-c.interrupted:
+			c.ledgers.interrupted(c.now())
 		case m := <-c.incoming:
 			c.take(r, m)
+		case list := <-c.checkpoints:
+			c.drain(r)
+			for _, p := range list {
+				c.ledgers.checkpoint(c.now(), p, c.whole())
+			}
 		case <-timer.C:
+			c.drain(r)
 			r.Advance(c.now())
 		}
+		for _, m := range c.ledgers.advance(c.now(), c.whole()) {
+			c.opts.Handler(m)
+		}
 		c.streams.Store(int64(r.Streams()))
-		if at, ok := r.Deadline(); ok {
-			timer.Reset(max(at-c.now(), 0))
+		timer.Reset(c.nap(r))
+	}
+}
+
+// maxCheckpoints is how many batches of checkpoints wait for run.
+const maxCheckpoints = 256
+
+// longestNap is how long run sleeps at most: Go's timers stop while a machine sleeps.
+const longestNap = 30 * time.Second
+
+// nap is how long there is nothing to do unless something arrives.
+func (c *Client) nap(r *Receiver) time.Duration {
+	nap := longestNap
+	if at, ok := r.Deadline(); ok {
+		nap = min(nap, at-c.now())
+	}
+	if at, ok := c.ledgers.deadline(); ok && c.whole() {
+		nap = min(nap, at-c.now())
+	}
+	return max(nap, 0)
+}
+
+// note makes a channel of capacity 1 ready.
+func note(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// whole reports whether both connections stand, so that what does not arrive is missed.
+func (c *Client) whole() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.conn != nil && c.controlUp.Load()
+}
+
+// checkpointsArrived hands checkpoints over to run. It does not block: those for which there is no room count as an interruption.
+func (c *Client) checkpointsArrived(list []control.ReceivedCheckpoint) {
+	select {
+	case c.checkpoints <- list:
+	default:
+		note(c.interrupted)
+	}
+}
+
+// drain takes the messages that wait, before a checkpoint is held against them.
+func (c *Client) drain(r *Receiver) {
+	for range maxPending {
+		select {
+		case m := <-c.incoming:
+			c.take(r, m)
+		default:
+			return
 		}
 	}
+}
+
+// deliver tells the ledger of a message and hands it to the program.
+func (c *Client) deliver(m *Message) {
+	c.ledgers.received(c.now(), m)
+	c.opts.Handler(m)
 }
 
 // take gives the receiver a message. What a wide filter such as "#" brings of the fleet's own control
@@ -409,6 +496,13 @@ func (c *Client) take(r *Receiver, m *session.Message) {
 func (c *Client) adopt(r *Receiver) <-chan struct{} {
 	changed := c.member.Changed()
 	s := c.member.State()
+	c.mu.Lock()
+	var filters []string
+	for _, f := range c.filters {
+		filters = append(filters, f.name)
+	}
+	c.mu.Unlock()
+	c.ledgers.adopt(c.now(), s, c.member.Identity(), filters)
 	r.SetState(c.now(), s.Table, s.Keys)
 	return changed
 }

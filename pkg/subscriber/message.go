@@ -20,6 +20,17 @@ const (
 	// Objects of their own, about the numbers From to To of a stream.
 	StatusGap       Status = "gap"        // these numbers have not arrived
 	StatusGapFilled Status = "gap-filled" // these numbers, reported as a gap, have arrived late: that report is withdrawn
+
+	// Objects of their own that checkpoints lead to: what senders say they have sent, held against what arrived.
+	StatusDropped      Status = "dropped"      // these numbers were sent and have not arrived: an alarm
+	StatusRecovered    Status = "recovered"    // these numbers, reported as dropped, have arrived after all
+	StatusBurned       Status = "burned"       // these numbers were never sent: not a gap
+	StatusSilent       Status = "silent"       // Gateway has not been heard of for two intervals: an alarm
+	StatusHeard        Status = "heard"        // Gateway is heard of again
+	StatusWithheld     Status = "withheld"     // checkpoints From to To of Gateway are missing: an alarm
+	StatusUnattributed Status = "unattributed" // messages up to number To came, and nobody says to have sent them: an alarm
+	StatusDisputed     Status = "disputed"     // Gateway claims the stream of Other: an alarm
+	StatusCrowded      Status = "crowded"      // more streams or senders than can be kept in mind
 )
 
 // Message is one message of a subscription, or a report about missing ones.
@@ -31,7 +42,8 @@ type Message struct {
 	Status  Status
 
 	Group   string          // the topic's group; "" on topics in the clear
-	Gateway string          // who sealed it, if that is known
+	Gateway string          // who says to have sealed it, if anybody has yet; of reports, the sender that they are about
+	Other   string          // StatusDisputed: who else claims the stream
 	Stream  crypto.StreamID // valid if Sealed
 	Key     crypto.KeyID    // valid if Sealed
 	Seq     uint64          // number in its stream, valid if Sealed
@@ -42,10 +54,17 @@ type Message struct {
 	Properties []byte
 
 	Gap      uint64 // how many numbers were missing directly before this message
-	From, To uint64 // StatusGap and StatusGapFilled: the numbers, both included
+	From, To uint64 // of reports: the numbers, both included
 
 	late bool // it fills a gap that was reported
 }
 
 // Report tells whether m is about other messages and none itself.
-func (m *Message) Report() bool { return m.Status == StatusGap || m.Status == StatusGapFilled }
+func (m *Message) Report() bool {
+	switch m.Status {
+	case StatusGap, StatusGapFilled, StatusDropped, StatusRecovered, StatusBurned, StatusSilent, StatusHeard, StatusWithheld,
+		StatusUnattributed, StatusDisputed, StatusCrowded:
+		return true
+	}
+	return false
+}

@@ -4,10 +4,12 @@ import (
 	"container/list"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"sync"
 
+	"sealgate/pkg/control"
 	"sealgate/pkg/crypto"
 	"sealgate/pkg/member"
 	"sealgate/pkg/policy"
@@ -42,17 +44,21 @@ func (p *publisher) init(name string) error {
 }
 
 // seal seals payload for a topic of a group under key.
-func (p *publisher) seal(name, group string, key *crypto.Key, payload []byte) ([]byte, error) {
+func (p *publisher) seal(name, group string, key *crypto.Key, payload []byte) (wire []byte, head control.StreamHead, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {
 		s, err := p.get(name, group, key)
 		if err != nil {
-			return nil, err
+			return nil, head, err
 		}
-		out, _, err := s.stream.Seal(nil, nil, payload)
+		out, seq, err := s.stream.Seal(nil, nil, payload)
+		if err == nil {
+			kid := s.stream.Kid()
+			head = control.StreamHead{Group: group, Topic: sha256.Sum256([]byte(name)), Key: kid.KeyID(), Stream: kid.StreamID(), From: seq, Next: seq + 1}
+		}
 		if !errors.Is(err, crypto.ErrExhausted) {
-			return out, err
+			return out, head, err
 		}
 		p.forget(name)
 	}
@@ -118,13 +124,16 @@ func (c *Client) publish(ctx context.Context, name string, payload []byte, qos b
 	if len(payload) > c.opts.MaxMessage {
 		return fmt.Errorf("%d bytes; at most %d are allowed", len(payload), c.opts.MaxMessage)
 	}
-	wire, err := c.prepare(ctx, name, payload, retain)
+	wire, head, err := c.prepare(ctx, name, payload, retain)
 	if err != nil {
 		return err
 	}
 	conn, err := c.connection(ctx)
 	for err == nil {
 		err = conn.Publish(name, wire, qos, retain).Wait(ctx)
+		if err == nil && head.Next > 0 {
+			c.member.ReportStreams([]control.StreamHead{head}) // receivers hold this client to what it has sent
+		}
 		if !errors.Is(err, session.ErrLost) {
 			return err
 		}
@@ -134,28 +143,28 @@ func (c *Client) publish(ctx context.Context, name string, payload []byte, qos b
 }
 
 // prepare returns what goes onto the wire: the sealed message, or the message itself where the policy
-// leaves the topic in the clear.
-func (c *Client) prepare(ctx context.Context, name string, payload []byte, retain bool) ([]byte, error) {
+// leaves the topic in the clear. head is of the stream that it was sealed in, if it was.
+func (c *Client) prepare(ctx context.Context, name string, payload []byte, retain bool) (wire []byte, head control.StreamHead, err error) {
 	state := c.member.State()
 	d := state.Table.Publish([]byte(name))
 	switch {
 	case d.Verdict == policy.Pass:
-		return append([]byte(nil), payload...), nil
+		return append([]byte(nil), payload...), head, nil
 	case d.Verdict != policy.Seal:
-		return nil, errors.New("the fleet policy denies this topic: no group covers it")
+		return nil, head, errors.New("the fleet policy denies this topic: no group covers it")
 	case len(payload) == 0 && retain && d.ClearRetained:
-		return []byte{}, nil
+		return []byte{}, head, nil
 	case c.opts.ReadOnly:
-		return nil, errors.New("this client was made ReadOnly")
+		return nil, head, errors.New("this client was made ReadOnly")
 	}
 	me := c.member.Identity()
 	if g := state.Policy.Document.Group(d.Group); g == nil || !g.MayPublish(me) {
-		return nil, fmt.Errorf("the fleet policy does not let %s %q publish in group %q; add its name to the group's publish list", me.Role, me.Name, d.Group)
+		return nil, head, fmt.Errorf("the fleet policy does not let %s %q publish in group %q; add its name to the group's publish list", me.Role, me.Name, d.Group)
 	}
 	var key *crypto.Key
-	err := c.waitFor(ctx, func(s *member.State) bool { key = s.Keys.Send(d.Group); return key != nil })
+	err = c.waitFor(ctx, func(s *member.State) bool { key = s.Keys.Send(d.Group); return key != nil })
 	if err != nil {
-		return nil, fmt.Errorf("no confirmed key of group %q (does a keeper's controld run?): %w", d.Group, err)
+		return nil, head, fmt.Errorf("no confirmed key of group %q (does a keeper's controld run?): %w", d.Group, err)
 	}
 	return c.out.seal(name, d.Group, key, payload)
 }

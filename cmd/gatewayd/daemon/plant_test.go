@@ -157,7 +157,7 @@ activate_after = "0s"
 checkpoint = "1s"
 `
 
-func newPlant(t testing.TB) *plant {
+func newPlant(t testing.TB, hooks ...mochi.Hook) *plant {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "plant") // short: sockets' names are
 	if err != nil {
@@ -165,7 +165,7 @@ func newPlant(t testing.TB) *plant {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	p := &plant{dir: dir, conf: filepath.Join(dir, "sealgate.toml"), keylink: filepath.Join(dir, "k.sock"), ca: lab.NewCA(t, "broker CA")}
-	p.brokerAddr = startBroker(t, p.ca)
+	p.brokerAddr = startBroker(t, p.ca, hooks...)
 	if err := enrol(p.identity()); err != nil {
 		t.Fatal(err)
 	}
@@ -200,8 +200,8 @@ listen = "127.0.0.1:0"
 
 func (p *plant) identity() string { return filepath.Join(p.dir, "identity") }
 
-// startBroker runs a broker with TLS in this process and returns its address.
-func startBroker(t testing.TB, ca *lab.CA) string {
+// startBroker runs a broker with TLS in this process, in which hooks have their say, and returns its address.
+func startBroker(t testing.TB, ca *lab.CA, hooks ...mochi.Hook) string {
 	t.Helper()
 	cert := ca.Issue(t, "broker", time.Time{}, "127.0.0.1")
 	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert.Pair}, MinVersion: tls.VersionTLS12})
@@ -209,8 +209,10 @@ func startBroker(t testing.TB, ca *lab.CA) string {
 		t.Fatal(err)
 	}
 	server := mochi.New(&mochi.Options{Logger: slog.New(slog.DiscardHandler)})
-	if err := server.AddHook(new(auth.AllowHook), nil); err != nil {
-		t.Fatal(err)
+	for _, hook := range append(hooks, new(auth.AllowHook)) {
+		if err := server.AddHook(hook, nil); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := server.AddListener(listeners.NewNet("tls", l)); err != nil {
 		t.Fatal(err)

@@ -44,7 +44,8 @@ Only messages that opened and are new are printed in full. Everything else, such
 repeated or missing messages, is told on stderr, or with --json as an object with its status:
 ok, duplicate, replayed, conflict, stale, expired-epoch, unknown-key, forged, plaintext. Missing
 ones are an object of their own, {"status":"gap","topic":...,"from":...,"to":...}; when they
-arrive late, {"status":"gap-filled",...} takes that back.`,
+arrive late, {"status":"gap-filled",...} takes that back. The checkpoints of gateways lead to others: dropped, recovered,
+burned, silent, heard, withheld, unattributed, disputed, crowded (docs/SUBSCRIBER.md).`,
 	}
 }
 
@@ -195,12 +196,23 @@ func (p *printer) writeText(m *subscriber.Message) error {
 // complaint is what the text mode says about something that is not ok.
 func complaint(m *subscriber.Message) string {
 	switch {
+	case m.Status == subscriber.StatusDisputed:
+		return fmt.Sprintf("%s: stream %s: claimed by %s, and %s", m.Status, m.Stream, m.Gateway, m.Other)
+	case m.Report() && !numbered(m):
+		return strings.TrimSpace(fmt.Sprintf("%s: group %s %s", m.Status, m.Group, m.Gateway))
+	case m.Status == subscriber.StatusWithheld:
+		return fmt.Sprintf("%s: checkpoints %d to %d of %s", m.Status, m.From, m.To, m.Gateway)
 	case m.Report():
 		return fmt.Sprintf("%s: %s stream %s, numbers %d to %d", m.Status, m.Topic, m.Stream, m.From, m.To)
 	case m.Sealed:
 		return fmt.Sprintf("%s: %s stream %s, number %d, key %s", m.Status, m.Topic, m.Stream, m.Seq, m.Key)
 	}
 	return fmt.Sprintf("%s: %s", m.Status, m.Topic)
+}
+
+// numbered reports whether a report is about the numbers From to To.
+func numbered(m *subscriber.Message) bool {
+	return m.Sealed && m.Status != subscriber.StatusDisputed || m.Status == subscriber.StatusWithheld
 }
 
 // jsonMessage is a line of --json. Reports have from and to, messages the rest.
@@ -213,6 +225,7 @@ type jsonMessage struct {
 	Status  subscriber.Status `json:"status"`
 	Group   string            `json:"group,omitempty"`
 	Gateway string            `json:"gateway,omitempty"`
+	Other   string            `json:"other,omitempty"`
 	Stream  string            `json:"stream,omitempty"`
 	Key     string            `json:"key,omitempty"`
 	Seq     *uint64           `json:"seq,omitempty"`
@@ -222,12 +235,14 @@ type jsonMessage struct {
 }
 
 func writeJSON(w io.Writer, m *subscriber.Message) error {
-	j := jsonMessage{Topic: m.Topic, Status: m.Status, Group: m.Group, Gateway: m.Gateway, Gap: m.Gap}
+	j := jsonMessage{Topic: m.Topic, Status: m.Status, Group: m.Group, Gateway: m.Gateway, Other: m.Other, Gap: m.Gap}
 	if m.Sealed {
 		j.Stream, j.Key = m.Stream.String(), m.Key.String()
 	}
 	if m.Report() {
-		j.From, j.To = &m.From, &m.To
+		if numbered(m) {
+			j.From, j.To = &m.From, &m.To
+		}
 	} else {
 		j.QoS, j.Retain = &m.QoS, &m.Retain
 		if m.Sealed {
