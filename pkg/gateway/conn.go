@@ -16,7 +16,7 @@ import (
 //
 //   - the session's tables of messages in flight and of accepted messages, under
 //     session.mu (session.go);
-//   - aliasMax, mustWait and answered, which CONNACK sets;
+//   - aliasMax, mustWait, answering and answered, which CONNACK sets;
 //   - writes: each side writes to both connections, always whole packets in one Write, which
 //     net.Conn keeps whole.
 //
@@ -38,6 +38,7 @@ type conn struct {
 	deviceMax  int           // Topic Alias Maximum of the device, as lowered by us
 	aliasMax   atomic.Int32  // Topic Alias Maximum of the broker, as lowered by us
 	mustWait   atomic.Bool   // QoS 1 and 2 wait for CONNACK: the session has old records
+	answering  atomic.Bool   // CONNACK is about to be sent to the device
 	answered   chan struct{} // closed when the device has been sent CONNACK
 	deaf       chan struct{} // closed when the direction broker -> device has ended
 	open       atomic.Int32  // directions that run
@@ -279,12 +280,16 @@ func brokerBroke(err error) error {
 	return refuse(refusedBroker, 0, "the broker sent what MQTT does not allow: "+err.Error())
 }
 
-// greeted reports whether the device has been sent CONNACK.
+// greeted reports whether the device has been sent CONNACK. While the other direction is at that it waits: the device
+// may have read CONNACK before the write of it has returned there. A write deadline must be set.
 func (c *conn) greeted() bool {
+	if !c.answering.Load() {
+		return false
+	}
 	select {
 	case <-c.answered:
 		return true
-	default:
+	case <-c.deaf:
 		return false
 	}
 }

@@ -196,6 +196,7 @@ func (d *downPath) connAck(f mqttparse.Frame) error {
 	if ack.Code == 0 && !ack.SessionPresent && d.c.version != mqttparse.V31 {
 		d.c.sess.lost(&d.c.g.memory)
 	}
+	d.c.answering.Store(true)
 	if err := d.pass(f.Raw); err != nil {
 		return err
 	}
