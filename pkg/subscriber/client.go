@@ -183,7 +183,8 @@ func start(opts Options) (*Client, error) {
 // startSessions starts the member and then the connection for messages.
 func (c *Client) startSessions(brokers []session.Broker) (err error) {
 	o := &c.opts
-	c.member, err = member.Start(c.ctx, member.Config{
+	// It ends with its Close, which has last words to say, and not with ctx.
+	c.member, err = member.Start(context.WithoutCancel(c.ctx), member.Config{
 		Identity: o.Member.Identity, Trust: o.Member.Trust, Policy: o.Member.Policy,
 		Broker: strings.Split(o.ControlBroker, ","), TLS: o.TLS, Username: o.Username, Password: o.Password,
 		Prefix: o.Prefix, StateDir: o.StateDir, Log: o.Log, ReadOnly: o.ReadOnly,
