@@ -52,13 +52,13 @@ func unlike(t *testing.T, what string, documented, real []string) {
 	}
 }
 
-// The folders of the document are those of the tree: each package directory below pkg, each command, and bpf, docs, test.
+// The folders of the document are those of the tree: each package directory below pkg, each command, and the top folders.
 func TestDocumentedFoldersExist(t *testing.T) {
 	var documented []string
 	for _, row := range table(t, "Folders") {
 		documented = append(documented, quoted(row[0])...)
 	}
-	real := []string{"bpf", "docs", "test"}
+	real := []string{"bpf", "docs", "firmware-image", "test"}
 	for _, p := range listPackages(t) {
 		path := strings.TrimPrefix(p.ImportPath, module)
 		switch part := strings.Split(path, "/"); {
