@@ -57,7 +57,8 @@ func (s *subscriber) take(text string) {
 	if l.Status == "ok" {
 		s.keys[l.Key] = true
 	}
-	if l.Status != "ok" && l.Status != "duplicate" && len(s.bad) < 10 {
+	// What was killed cannot say what was sent last: "unattributed" is right then.
+	if l.Status != "ok" && l.Status != "duplicate" && l.Status != "unattributed" && len(s.bad) < 10 {
 		s.bad = append(s.bad, text)
 	}
 }
