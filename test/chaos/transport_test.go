@@ -84,7 +84,11 @@ func duplicateAll(s *scene) {
 func dropControl(s *scene) {
 	r := rand.New(rand.NewPCG(1, 2))
 	s.broker.Meddle(onControl(func(l embedded.Letter) []embedded.Letter {
-		if r.IntN(5) == 0 || l.To == "rita" && l.Topic == keysTopic {
+		if l.To == "rita" && l.Topic == keysTopic {
+			return nil
+		}
+		// The reader's own question gets through: it may ask again only after half a minute.
+		if l.From != "rita" && l.To != "rita" && r.IntN(5) == 0 {
 			return nil
 		}
 		return []embedded.Letter{l}
