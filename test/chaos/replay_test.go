@@ -42,6 +42,7 @@ func replaySame(s *scene) {
 		}
 	}
 	for _, l := range append(s.sent(0, "gw2", control.KindHello), s.sent(0, "alice", control.KindHello)...) {
+		s.takeIn(gw1, l)
 		s.mustRefuse(control.ControlTopic(prefix), l.Payload, control.ErrReplayedHello, gw1)
 		replays++
 	}
@@ -53,6 +54,17 @@ func replaySame(s *scene) {
 		s.Errorf("%d messages sealed under the replayed epoch's key", under[oldKey])
 	}
 	s.saw("%d replays refused, 0 messages under the old key, %d messages through", replays+2, n)
+}
+
+// takeIn makes sure that a keeper has seen a Hello: one that was sent before the keeper led is new to it.
+func (s *scene) takeIn(n *node, l embedded.Letter) {
+	s.Helper()
+	looked := func() int {
+		return n.count(control.KindHello, control.ResultAccepted) + n.count(control.KindHello, control.ResultRefused) + n.count(control.KindHello, control.ResultIgnored)
+	}
+	before := looked()
+	s.broker.Deliver(embedded.Letter{To: n.name, Topic: control.ControlTopic(prefix), Payload: l.Payload, QoS: 1})
+	s.await(n.name+" has looked at a Hello", func() bool { return looked() > before })
 }
 
 // replayTo gives a member everything that the broker has recorded up to mark, each answer on the member's inbox of now.
