@@ -136,7 +136,7 @@ func (c *conn) upEnded(err error) {
 	_ = c.dev.SetWriteDeadline(deadline)
 	_ = c.upl.SetReadDeadline(deadline)
 	var r *refusal
-	if errors.As(err, &r) && r.code != 0 && c.version == mqttparse.V5 && c.greeted() { // MQTT-3.14.0-1
+	if errors.As(err, &r) && r.code != 0 && c.version == mqttparse.V5 && c.greetedAtLast() { // MQTT-3.14.0-1
 		_, _ = c.dev.Write(mqttparse.AppendDisconnect(nil, c.version, r.code))
 	}
 	closeWrite(c.upl)
@@ -280,9 +280,19 @@ func brokerBroke(err error) error {
 	return refuse(refusedBroker, 0, "the broker sent what MQTT does not allow: "+err.Error())
 }
 
-// greeted reports whether the device has been sent CONNACK. While the other direction is at that it waits: the device
-// may have read CONNACK before the write of it has returned there. A write deadline must be set.
+// greeted reports whether the device has been sent CONNACK.
 func (c *conn) greeted() bool {
+	select {
+	case <-c.answered:
+		return true
+	default:
+		return false
+	}
+}
+
+// greetedAtLast is greeted at the end of the connection. While the other direction is sending CONNACK it waits: the
+// device may have read it before the write has returned there. A write deadline must be set.
+func (c *conn) greetedAtLast() bool {
 	if !c.answering.Load() {
 		return false
 	}
