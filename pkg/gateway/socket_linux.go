@@ -1,28 +1,11 @@
 package gateway
 
 import (
-	"io"
 	"net"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-// readFD reads once from a non-blocking socket; the end is io.EOF.
-func readFD(fd int, p []byte) (int, error) {
-	for {
-		n, err := unix.Read(fd, p)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err != nil:
-			return 0, err
-		case n == 0:
-			return 0, io.EOF
-		}
-		return n, nil
-	}
-}
 
 // watchPeer makes the kernel notice that a device has vanished: keep-alive probes while it
 // is silent, and a limit on unacknowledged data while we send. MQTT's own keep-alive is the

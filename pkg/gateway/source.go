@@ -71,7 +71,7 @@ func (s *socketSource) fill(b *buffer, idle func()) error {
 // to wait until the socket is readable and be called again.
 func (s *socketSource) read(fd uintptr) bool {
 	s.b.acquire()
-	n, err := readFD(int(fd), s.b.free())
+	n, err := uplink.ReadFD(int(fd), s.b.free())
 	if errors.Is(err, syscall.EAGAIN) {
 		if s.b.empty() {
 			s.b.release()

@@ -115,7 +115,7 @@ func (r *readAhead) fill() error {
 // before the first wait, as edge-triggered polling needs.
 func (r *readAhead) readSocket(fd uintptr) bool {
 	r.take()
-	n, err := readFD(int(fd), r.buf[:])
+	n, err := ReadFD(int(fd), r.buf[:])
 	if err == unix.EAGAIN {
 		r.keep(0, nil)
 		return false

@@ -7,8 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readFD reads once from a non-blocking socket; the end is io.EOF.
-func readFD(fd int, p []byte) (int, error) {
+// ReadFD reads once from the non-blocking socket fd into p; the end is io.EOF, and syscall.EAGAIN
+// says that nothing has arrived.
+func ReadFD(fd int, p []byte) (int, error) {
 	for {
 		n, err := unix.Read(fd, p)
 		switch {
