@@ -23,8 +23,10 @@ type openStream struct {
 	begun  bool   // ahead is valid
 	cost   int    // bytes charged for a long topic
 
-	prev, next *openStream // by use, the newest first
+	links[openStream] // by use
 }
+
+func (s *openStream) list() *links[openStream] { return &s.links }
 
 // openKey names a stream: the topic belongs to it (F6).
 type openKey struct {
@@ -34,10 +36,10 @@ type openKey struct {
 
 // openStreams are the streams that a session receives. Its zero value is empty.
 type openStreams struct {
-	m              map[openKey]*openStream
-	n              int
-	bytes          int // the costs of all
-	newest, oldest *openStream
+	byUse[openStream, *openStream]
+	m     map[openKey]*openStream
+	n     int
+	bytes int // the costs of all
 	// the highest numbers accepted of streams that were evicted (F17)
 	floors map[crypto.Kid]uint64
 	pruned *State // no stream of a key that is dead under this one is left
@@ -50,8 +52,7 @@ func (t *openStreams) get(kid *crypto.Kid, topic []byte) *openStream {
 		return s
 	}
 	if s = t.m[openKey{*kid, string(topic)}]; s != nil {
-		t.unlink(s)
-		t.link(s)
+		t.touch(s)
 	}
 	return s
 }
@@ -71,30 +72,6 @@ func (t *openStreams) remove(s *openStream) {
 	t.n--
 	t.bytes -= s.cost
 	t.unlink(s)
-}
-
-func (t *openStreams) link(s *openStream) {
-	s.prev, s.next = nil, t.newest
-	if t.newest != nil {
-		t.newest.prev = s
-	} else {
-		t.oldest = s
-	}
-	t.newest = s
-}
-
-func (t *openStreams) unlink(s *openStream) {
-	if s.prev != nil {
-		s.prev.next = s.next
-	} else {
-		t.newest = s.next
-	}
-	if s.next != nil {
-		s.next.prev = s.prev
-	} else {
-		t.oldest = s.prev
-	}
-	s.prev, s.next = nil, nil
 }
 
 // prune drops the streams and floors of keys that are dead: nothing under them is opened any

@@ -19,16 +19,18 @@ type sealStream struct {
 	seal  *crypto.SealStream
 	cost  int // bytes charged for a long topic
 
-	prev, next *sealStream // by use, the newest first
-	head       headState
+	links[sealStream] // by use
+	head              headState
 }
+
+func (s *sealStream) list() *links[sealStream] { return &s.links }
 
 // sealStreams are the streams of one client, by topic. Its zero value is empty.
 type sealStreams struct {
-	m              map[string]*sealStream
-	n              int
-	bytes          int // the costs of all
-	newest, oldest *sealStream
+	byUse[sealStream, *sealStream]
+	m     map[string]*sealStream
+	n     int
+	bytes int // the costs of all
 }
 
 // get finds the stream of a topic and makes it the newest. It does not allocate.
@@ -38,8 +40,7 @@ func (t *sealStreams) get(topic []byte) *sealStream {
 		return s
 	}
 	if s = t.m[string(topic)]; s != nil {
-		t.unlink(s)
-		t.link(s)
+		t.touch(s)
 	}
 	return s
 }
@@ -59,30 +60,6 @@ func (t *sealStreams) remove(s *sealStream) {
 	t.n--
 	t.bytes -= s.cost
 	t.unlink(s)
-}
-
-func (t *sealStreams) link(s *sealStream) {
-	s.prev, s.next = nil, t.newest
-	if t.newest != nil {
-		t.newest.prev = s
-	} else {
-		t.oldest = s
-	}
-	t.newest = s
-}
-
-func (t *sealStreams) unlink(s *sealStream) {
-	if s.prev != nil {
-		s.prev.next = s.next
-	} else {
-		t.newest = s.next
-	}
-	if s.next != nil {
-		s.next.prev = s.prev
-	} else {
-		t.oldest = s.prev
-	}
-	s.prev, s.next = nil, nil
 }
 
 var errNoKey = errors.New("no key to seal under")

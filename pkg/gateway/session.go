@@ -130,20 +130,22 @@ type sessionStore struct {
 	g  *Gateway
 	mu sync.Mutex // guards what follows
 	m  map[sessionKey]*storedSession
-	// idle sessions, a ring with this as its anchor: next is the newest
-	anchor storedSession
-	idle   int
+
+	unused byUse[storedSession, *storedSession] // the idle ones
+	idle   int                                  // how many
 }
 
 type storedSession struct {
-	session    *session
-	owned      bool
-	prev, next *storedSession // in the ring while not owned
+	session *session
+	owned   bool
+
+	links[storedSession] // of the idle ones
 }
+
+func (e *storedSession) list() *links[storedSession] { return &e.links }
 
 func (t *sessionStore) init(g *Gateway) {
 	t.g, t.m = g, make(map[sessionKey]*storedSession)
-	t.anchor.prev, t.anchor.next = &t.anchor, &t.anchor
 }
 
 // take gives a connection the session of its client: the stored one if it is idle, else a
@@ -208,8 +210,7 @@ func (t *sessionStore) put(s *session) {
 		return
 	}
 	e.owned = false
-	e.prev, e.next = &t.anchor, t.anchor.next
-	e.prev.next, e.next.prev = e, e
+	t.unused.link(e)
 	if t.idle++; t.idle > t.g.maxConnections() {
 		t.dropOldest()
 	}
@@ -227,15 +228,14 @@ func (t *sessionStore) shed() bool {
 }
 
 func (t *sessionStore) dropOldest() {
-	e := t.anchor.prev
+	e := t.unused.oldest
 	t.unlink(e)
 	delete(t.m, e.session.key)
 	t.discard(e.session)
 }
 
 func (t *sessionStore) unlink(e *storedSession) {
-	e.prev.next, e.next.prev = e.next, e.prev
-	e.prev, e.next = nil, nil
+	t.unused.unlink(e)
 	t.idle--
 }
 
