@@ -1,11 +1,9 @@
 package gateway
 
-import "errors"
-
 var (
-	errAliasRange   = errors.New("topic alias above the Topic Alias Maximum (MQTT-3.3.2-9, MQTT-3.3.2-10)")
-	errAliasUnknown = errors.New("topic alias without a topic that it was never set to (MQTT 5, 3.3.2.3.4)")
-	errAliasBytes   = errors.New("the topics behind the topic aliases are too long together")
+	errAliasRange   = refuse(refusedAlias, 0x94, "topic alias above the Topic Alias Maximum (MQTT-3.3.2-9, MQTT-3.3.2-10)")
+	errAliasUnknown = refuse(refusedAlias, 0x82, "topic alias without a topic that it was never set to (MQTT 5, 3.3.2.3.4)")
+	errAliasBytes   = refuse(refusedAlias, 0x97, "the topics behind the topic aliases are too long together")
 )
 
 // aliasTable resolves MQTT 5 topic aliases of one direction. Aliases end here: what goes on

@@ -20,6 +20,7 @@ func (c *conn) connect() error {
 	_ = c.dev.SetReadDeadline(deadline)
 	f, err := c.readConnect()
 	if err != nil {
+		c.version = c.up.scan.Version()
 		return err
 	}
 	var con mqttparse.Connect
@@ -108,8 +109,12 @@ func (c *conn) takeSession() *session {
 }
 
 const (
-	serverUnavailable = 0x88
+	serverUnavailable = 0x88 // of CONNACK alone; DISCONNECT has serverBusy
+	serverBusy        = 0x89
 	notAuthorized     = 0x87
+	badVersion        = 0x84
+	badClientID       = 0x85
+	quotaExceeded     = 0x97
 )
 
 // readConnect reads until CONNECT is whole. What follows it stays in the buffer.
@@ -237,7 +242,7 @@ func (c *conn) refuseConnect(err error) {
 	discard(c.dev, deadline)
 }
 
-// connAckFor gives the CONNACK that refuses for err; nil before the version is known.
+// connAckFor gives the CONNACK that refuses for err; nil where there is none to give.
 func (c *conn) connAckFor(err error) []byte {
 	var r *refusal
 	var u *uplinkRefusal
@@ -248,19 +253,34 @@ func (c *conn) connAckFor(err error) []byte {
 	case errors.As(err, &u):
 		code = serverUnavailable
 	}
-	if code == 0 || c.version == 0 {
-		return nil
-	}
-	if c.version != mqttparse.V5 {
-		// MQTT 3.1.1, table 3.1
-		switch code {
-		case serverUnavailable:
-			code = 3
-		case notAuthorized:
-			code = 5
-		default:
+	v := c.version
+	if v == 0 {
+		v = mqttparse.V311 // MQTT-3.1.2-2: a version that nobody knows is refused in a form that everybody reads
+		if code != badVersion {
 			return nil
 		}
 	}
-	return mqttparse.AppendConnAck(nil, c.version, false, code)
+	if v != mqttparse.V5 {
+		code = oldReturnCode(code)
+	}
+	if code == 0 {
+		return nil
+	}
+	return mqttparse.AppendConnAck(nil, v, false, code)
+}
+
+// oldReturnCode is the return code of MQTT 3.1.1, table 3.1, for a reason code of MQTT 5; 0 where that version
+// has none, and only closes.
+func oldReturnCode(code byte) byte {
+	switch code {
+	case badVersion:
+		return 1
+	case badClientID: // MQTT-3.1.3-8
+		return 2
+	case serverUnavailable, quotaExceeded:
+		return 3
+	case notAuthorized:
+		return 5
+	}
+	return 0
 }

@@ -172,6 +172,11 @@ func TestRefusedConnects(t *testing.T) {
 		{"no key for the will", keyless.state(), nil, will("s/w"), []byte{0x20, 2, 0, 3}, refusedNotReady, "seal a will"},
 		{"garbage", state, nil, []byte("GET / HTTP/1.1\r\n\r\n"), nil, refusedMalformed, "MQTT-3.1.0-1"},
 		{"PUBLISH first", state, nil, publishPacket(mqttparse.V311, message("s/a", "x", 0, 0)), nil, refusedMalformed, "not CONNECT"},
+		{"a mosquitto bridge's version 0x84", state, nil, []byte("\x10\x0d\x00\x04MQTT\x84\x02\x00\x3c\x00\x01d"), []byte{0x20, 2, 0, 1}, refusedMalformed, "MQTT-3.1.2-2"},
+		{"no client id, session kept", state, nil, []byte("\x10\x0c\x00\x04MQTT\x04\x00\x00\x3c\x00\x00"), []byte{0x20, 2, 0, 2}, refusedMalformed, "MQTT-3.1.3-8"},
+		{"reserved flag, 3.1.1", state, nil, []byte("\x10\x0d\x00\x04MQTT\x04\x03\x00\x3c\x00\x01d"), nil, refusedMalformed, "MQTT-3.1.2-3"},
+		{"reserved flag, 5", state, nil, []byte("\x10\x0e\x00\x04MQTT\x05\x03\x00\x3c\x00\x00\x01d"), []byte{0x20, 3, 0, 0x81, 0}, refusedMalformed, "MQTT-3.1.2-3"},
+		{"receive maximum 0", state, nil, []byte("\x10\x11\x00\x04MQTT\x05\x02\x00\x3c\x03\x21\x00\x00\x00\x01d"), []byte{0x20, 3, 0, 0x82, 0}, refusedMalformed, "2.2.2.2"},
 		{"declared too long", state, nil, []byte{0x10, 0xff, 0xff, 0xff, 0x7f}, nil, refusedTooLarge, "max_message"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -138,7 +138,7 @@ func (u *upPath) publish(f mqttparse.Frame) error {
 	if aliased {
 		topic, err := u.aliases.resolve(p.TopicAlias, p.Topic, int(u.c.aliasMax.Load()))
 		if err != nil {
-			return refuse(refusedAlias, 0x94, err.Error())
+			return err
 		}
 		p.Topic = topic
 	}
@@ -240,7 +240,7 @@ func (u *upPath) waitState(deadline <-chan time.Time, group string) error {
 		return nil
 	case <-deadline:
 		u.tally.add(upNoKey)
-		return refuse(refusedNoKey, 0x88, "no key of group "+group+" came in time to seal a message under")
+		return refuse(refusedNoKey, serverBusy, "no key of group "+group+" came in time to seal a message under")
 	case <-u.c.g.ctx.Done():
 		return errStopped
 	}
@@ -261,7 +261,7 @@ func (u *upPath) waitConnAck() error {
 	case <-u.c.deaf:
 		return errPeerGone
 	case <-timer.C:
-		return refuse(refusedConnAck, 0x88, "the broker did not answer CONNECT")
+		return refuse(refusedConnAck, serverBusy, "the broker did not answer CONNECT")
 	case <-u.c.g.ctx.Done():
 		return errStopped
 	}

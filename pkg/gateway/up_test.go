@@ -173,15 +173,18 @@ func TestAliasLimits(t *testing.T) {
 		m.Properties = []byte{mqttparse.PropTopicAlias, byte(alias >> 8), byte(alias)}
 		return publishPacket(mqttparse.V5, m)
 	}
-	for name, in := range map[string][]byte{
-		"above the broker's maximum": with(5, "s/a"),
-		"never set":                  with(2, ""),
+	for name, tt := range map[string]struct {
+		in   []byte
+		code byte
+	}{
+		"above the broker's maximum": {with(5, "s/a"), 0x94},
+		"never set":                  {with(2, ""), 0x82},
 	} {
 		b := newBench(t, f.rotate(1), mqttparse.V5, Config{})
 		b.connackMax(t, 4)
-		b.c.up.in.load(in)
+		b.c.up.in.load(tt.in)
 		var r *refusal
-		if err := b.c.up.transform(); !errors.As(err, &r) || r.code != 0x94 {
+		if err := b.c.up.transform(); !errors.As(err, &r) || r.code != tt.code || r.reason != refusedAlias {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

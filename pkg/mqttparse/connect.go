@@ -223,12 +223,19 @@ type ConnAck struct {
 
 const connAckReasons = "\x00\x80\x81\x82\x83\x84\x85\x86\x87\x88\x89\x8a\x8c\x90\x95\x97\x99\x9a\x9b\x9c\x9d\x9f"
 
-// ParseConnAck parses the CONNACK packet in f at version v into c. The error is always an [*Error].
+// unacceptable is the body of a CONNACK by which a server that knows no MQTT 5 refuses it: return code 1 of
+// MQTT 3.1.1, table 3.1, in that version's form (section 3.1.2.2 there).
+const unacceptable = "\x00\x01"
+
+// ParseConnAck parses the CONNACK packet in f at version v into c. The error is always an [*Error]. At MQTT 5 it
+// also takes the refusal of a server that does not know it, whose code is 1.
 func ParseConnAck(f Frame, v Version, c *ConnAck) error {
 	r := cursor{rest: f.Body, v: v}
 	flags := r.u8()
-	c.Code, c.SessionPresent = r.u8(), flags&1 != 0
+	c.Code, c.SessionPresent, c.Properties = r.u8(), flags&1 != 0, nil
 	switch {
+	case v == V5 && string(f.Body) == unacceptable:
+		return nil
 	case r.err != nil:
 	case flags > 1:
 		r.fail(errConnAckFlags)
@@ -239,6 +246,20 @@ func ParseConnAck(f Frame, v Version, c *ConnAck) error {
 	}
 	c.Properties, _ = r.properties(CONNACK)
 	return r.done()
+}
+
+// Append appends c as a CONNACK packet of version v; before MQTT 5 without its properties.
+func (c *ConnAck) Append(dst []byte, v Version) []byte {
+	if v != V5 {
+		return AppendConnAck(dst, v, c.SessionPresent, c.Code)
+	}
+	var flags byte
+	if c.SessionPresent {
+		flags = 1
+	}
+	n := 2 + VarintLen(len(c.Properties)) + len(c.Properties)
+	dst = AppendVarint(append(dst, byte(CONNACK)<<4), n)
+	return appendBlock(append(dst, flags, c.Code), v, c.Properties)
 }
 
 // AppendConnAck appends a CONNACK packet, in MQTT 5 one without properties.

@@ -26,8 +26,8 @@ func (s *Scanner) Init(d Direction, maxPacket int) {
 	*s = Scanner{max: maxPacket, dir: d}
 }
 
-// Version is the connection's protocol version: with FromClient what CONNECT said,
-// zero before it; with FromServer what [Scanner.SetVersion] set.
+// Version is the connection's protocol version: with FromClient what CONNECT said, also one that was
+// refused for something else, zero before it; with FromServer what [Scanner.SetVersion] set.
 func (s *Scanner) Version() Version { return s.version }
 
 // SetVersion tells a FromServer scanner the version that the client's CONNECT asked
@@ -189,8 +189,9 @@ func (s *Scanner) accept(f Frame) error {
 func (s *Scanner) connect(f Frame) error {
 	var c Connect
 	err := ParseConnect(f, &c)
-	if err == nil {
-		s.version, s.open = c.Version, true
+	if c.Version == V31 || c.Version == V311 || c.Version == V5 {
+		s.version = c.Version // also of a CONNECT that is refused: its answer has to be of this version
 	}
+	s.open = err == nil
 	return err
 }
