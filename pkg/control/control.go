@@ -7,8 +7,8 @@
 // which it wants to be called again. It opens no socket, reads no clock and
 // starts no goroutine, so every rule of docs/spec/control.md can be tested in virtual time.
 // There is one Machine for every kind of member. What it does follows from its identity
-// and the fleet policy: a subscriber asks for keys, a gateway also has its sending
-// epoch confirmed, the leading keeper of a group mints and hands out the keys.
+// and the fleet policy: a subscriber asks for keys, a gateway also has it
+// confirmed now and then that what it seals under is current, the leading keeper of a group mints and hands out the keys.
 //
 // The files follow the protocol: topics.go and message.go say where and how
 // messages travel; hello.go, grant.go, epoch.go and confirm.go hold one format

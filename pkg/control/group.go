@@ -73,7 +73,7 @@ type key struct {
 	learned      time.Duration // when this member got it
 	activateAt   time.Duration // senders may use it from then on
 	supersededAt time.Duration // a newer one took over then: the history runs from here; never: it is the newest
-	confirmed    bool          // answered to this member's own nonce, or minted by itself (F3)
+	confirmed    bool          // answered to this member's own nonce, minted by itself, or next in the chain after such a one (F3)
 	confirmedAt  time.Duration // when that was last said
 	unannounced  bool          // minted here, and the broker has not yet echoed it
 	delay        time.Duration // of a key minted here: from its echo until senders may use it

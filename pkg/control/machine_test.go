@@ -73,7 +73,8 @@ func TestMembersJoin(t *testing.T) {
 	}
 }
 
-func TestSubscriberThatMaySealIsConfirmedOnlyIfItWantsTo(t *testing.T) {
+// TestSubscriberAsksForConfirmationsOnlyIfItSeals: and for none in a rotation.
+func TestSubscriberAsksForConfirmationsOnlyIfItSeals(t *testing.T) {
 	for _, readOnly := range []bool{false, true} {
 		w := newWorld(t, func(d *policy.Document) { d.Groups[0].Publish = []string{"*"} })
 		w.add(crypto.RoleGateway, "gw1").connect()
@@ -85,8 +86,12 @@ func TestSubscriberThatMaySealIsConfirmedOnlyIfItWantsTo(t *testing.T) {
 		if got := sub.sendKey() != nil && sub.sendKey().Epoch == sub.epoch(); got == readOnly {
 			t.Errorf("read only %v: seals under %v", readOnly, sub.sendKey())
 		}
+		if n := w.countFrom(sub, KindHello, mark); n != 0 {
+			t.Errorf("read only %v: %d Hellos in a rotation", readOnly, n)
+		}
+		w.run(2 * ConfirmInterval)
 		if got := w.countFrom(sub, KindHello, mark) == 0; got != readOnly {
-			t.Errorf("read only %v: %d Hellos in a rotation", readOnly, w.countFrom(sub, KindHello, mark))
+			t.Errorf("read only %v: %d Hellos in ten minutes", readOnly, w.countFrom(sub, KindHello, mark))
 		}
 	}
 }
@@ -125,6 +130,9 @@ func TestRotation(t *testing.T) {
 				}
 				if n := w.count(KindEpoch, mark); n != 1 {
 					t.Errorf("%d announcements for one rotation", n)
+				}
+				if hellos, confirms := w.count(KindHello, mark), w.count(KindConfirm, mark); members > 1 && hellos+confirms != 0 {
+					t.Errorf("%d Hellos and %d Confirms for one rotation, which takes an announcement only", hellos, confirms)
 				}
 				for _, n := range w.nodes {
 					if k := n.sendKey(); n.id.Member().Role == crypto.RoleGateway && (k == nil || k.Epoch != n.epoch()) {
@@ -525,22 +533,27 @@ func TestGrantWaitsForTheAnnouncement(t *testing.T) {
 	}
 }
 
+// TestConfirmWithheld: epochs go on in the chain that the member was given, and none of them puts off the end: that
+// counts from the last answer to its own nonce.
 func TestConfirmWithheld(t *testing.T) {
 	w := newWorld(t, func(d *policy.Document) { d.Groups[0].Freshness = 30 * time.Minute })
-	_, gw2, _ := w.fleet()
+	gw1, gw2, _ := w.fleet()
 	old := gw2.sendKey().Epoch
 	w.drop = func(to *node, topic string) bool {
 		return to == gw2 && len(topic) > 15 && topic[:15] == testPrefix+"/inbox/"
 	}
-	w.rotate()
-	w.run(29 * time.Minute)
-	if k := gw2.sendKey(); k == nil || k.Epoch != old {
-		t.Fatalf("seals under %v: the old epoch must go on being used, and only that", k)
+	for range 2 {
+		w.rotate()
+		w.run(14 * time.Minute)
+		if k := gw2.sendKey(); k == nil || k.Epoch != gw1.sendKey().Epoch {
+			t.Fatalf("seals under %v, the leader under %v", k, gw1.sendKey())
+		}
 	}
 	if !gw2.m.Status(w.now()).Groups[0].Asking {
 		t.Error("does not ask for the confirmation any more")
 	}
-	w.run(2 * time.Minute)
+	w.rotate()
+	w.run(2*time.Minute + 30*time.Second)
 	if k := gw2.sendKey(); k != nil {
 		t.Fatalf("still seals under %v after the freshness limit", k.Epoch)
 	}
@@ -549,8 +562,31 @@ func TestConfirmWithheld(t *testing.T) {
 	}
 	w.drop = nil
 	w.run(time.Minute)
-	if k := gw2.sendKey(); k == nil || k.Epoch.Number != old.Number+1 {
+	if k := gw2.sendKey(); k == nil || k.Epoch.Number != old.Number+3 {
 		t.Errorf("seals under %v once the confirmation is through", k)
+	}
+}
+
+// TestDelayedAnnouncement: a broker that shows a member a genuine announcement late moves it on to that epoch, which is better than
+// the one before, and gains no time.
+func TestDelayedAnnouncement(t *testing.T) {
+	w := newWorld(t, func(d *policy.Document) { d.Groups[0].Freshness = 30 * time.Minute })
+	_, gw2, _ := w.fleet()
+	keys, old := KeysTopic(testPrefix, "default"), gw2.sendKey().Epoch
+	w.drop = func(to *node, _ string) bool { return to == gw2 }
+	w.rotate()
+	w.run(5 * time.Minute)
+	second := w.retained[keys]
+	w.rotate()
+	w.run(20 * time.Minute)
+	gw2.inject(keys, second)
+	w.run(time.Minute)
+	if k := gw2.sendKey(); k == nil || k.Epoch.Number != old.Number+1 {
+		t.Errorf("seals under %v, shown was epoch %d", k, old.Number+1)
+	}
+	w.run(5 * time.Minute)
+	if k := gw2.sendKey(); k != nil {
+		t.Errorf("still seals under %v after the freshness limit", k.Epoch)
 	}
 }
 
@@ -560,8 +596,14 @@ func TestConfirmsShareASignature(t *testing.T) {
 		w.add(crypto.RoleGateway, fmt.Sprintf("gw%d", i+1)).connect()
 	}
 	w.run(20 * time.Second)
+	for _, n := range w.nodes {
+		n.disconnect()
+	}
+	w.run(2 * ConfirmInterval)
 	mark := len(w.log)
-	w.rotate()
+	for _, n := range w.nodes {
+		n.connect() // all come back, and have not been confirmed for long
+	}
 	w.run(20 * time.Second)
 	w.mustAgree()
 	distinct := make(map[string]int)

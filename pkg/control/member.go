@@ -81,8 +81,8 @@ func (m *Machine) wantKeys(g *group, delay time.Duration) {
 	}
 }
 
-// wantConfirm has the newest epoch confirmed, at random within the first part of its
-// activation delay: the fleet's questions are spread, and a lost answer can be repeated in time.
+// wantConfirm has the newest epoch confirmed if it needs that, at random within the first part of its
+// activation delay: questions are spread, and a lost answer can be repeated in time.
 func (m *Machine) wantConfirm(g *group, k *key) {
 	if !g.sender || k.confirmed || g.keeper && len(g.def.Keepers) == 1 {
 		return
@@ -498,6 +498,7 @@ func (m *Machine) unwrapEpochs(g *group, e *EpochMessage, from crypto.Member) bo
 	if oldest := e.Wraps[len(e.Wraps)-1].Number; oldest > l.next {
 		m.wantKeys(g, m.jitter(RefillJitter)) // epochs in between are missing
 	}
+	highest := g.highest
 	for i := len(e.Wraps) - 1; i >= 0; i-- {
 		w := &e.Wraps[i]
 		if !l.opens(w.Number) || g.find(w.Wrap.Commitment) != nil {
@@ -508,11 +509,22 @@ func (m *Machine) unwrapEpochs(g *group, e *EpochMessage, from crypto.Member) bo
 			m.triggerKeys(g, e.Newest())
 			return false
 		}
+		g.inherit(w.Wrap.Commitment, highest)
 	}
 	m.keysChanged = true
 	m.event(Event{Kind: KindEpoch, Result: ResultAccepted, Group: g.name, From: label(from), Detail: "epoch " + e.Newest().String()})
 	m.wantConfirm(g, g.newest())
 	return true
+}
+
+// inherit lets an announced epoch be sealed under without a confirmation of its own, if it is above all that was
+// known: it goes on in a chain whose KEK answered this member's own nonce, so nobody can open it who could not open the
+// one before, but for whom the policy has let in since. That makes a rotation one message for a fleet of any size. A second
+// leader's epoch of the same number inherits nothing: which of the two goes on is for a keeper to say.
+func (g *group) inherit(commitment [32]byte, highest crypto.Epoch) {
+	if k := g.find(commitment); k != nil && k.epoch.Compare(highest) > 0 {
+		k.confirmed, k.confirmedAt = true, k.learned
+	}
 }
 
 // tellStale has a keeper told that this member knows a higher epoch than the one announced, if that is none

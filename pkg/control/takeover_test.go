@@ -280,6 +280,33 @@ func TestTwoLeaders(t *testing.T) {
 	}
 }
 
+// TestSecondLeadersEpochInheritsNothing: of two epochs of one number a gateway takes the first that it hears of, and turns to
+// the other only when a keeper says that it is current. Which of them is the higher, by its random key id, varies here.
+func TestSecondLeadersEpochInheritsNothing(t *testing.T) {
+	w, gw, _ := keepers(t, 2)
+	member := w.add(crypto.RoleGateway, "gw9").connect()
+	w.run(5 * time.Second)
+	w.split([]*node{gw[0], member}, []*node{gw[1]}) // the broker shows the second's announcements when it likes
+	w.run(LeaseLife + 5*time.Second)
+	w.drop = func(to *node, topic string) bool { return to == member && topic == member.inboxTopic() }
+	keys := KeysTopic(testPrefix, "default")
+	for range 8 {
+		gw[1].rotateHere()
+		w.run(time.Second)
+		second := w.retained[keys]
+		gw[0].rotateHere()
+		w.run(time.Second)
+		member.inject(keys, second)
+		w.run(15 * time.Second)
+		if k := member.sendKey(); k == nil || k.ID != gw[0].sendKey().ID {
+			t.Fatalf("seals under %v, heard first of %v", k, gw[0].sendKey())
+		}
+		if n := len(member.ring.Keys("default")); n < 3 {
+			t.Fatalf("%d keys held: the second leader's is none of them:%s", n, describe(member.events))
+		}
+	}
+}
+
 // TestTwoLeadersWithinTheGrace: the members had heard both; the second epoch of the same number opens with the KEK
 // that is kept for it, without any Grant.
 func TestTwoLeadersWithinTheGrace(t *testing.T) {

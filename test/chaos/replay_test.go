@@ -24,6 +24,7 @@ func replaySame(s *scene) {
 	t := s.traffic(gw1)
 	old := s.broker.Retained(keysTopic)
 	oldKey := gw1.send().ID
+	s.pass(control.ConfirmInterval) // gw2 has itself confirmed meanwhile
 	for range 2 {
 		s.rotate(gw1)
 		s.agree()

@@ -184,6 +184,22 @@ func (s *scene) jump(d time.Duration) {
 	}
 }
 
+// pass lets d pass in steps in which no keeper misses a lease: whoever leads goes on.
+func (s *scene) pass(d time.Duration) {
+	s.Helper()
+	for range d / control.LeaseInterval {
+		s.jump(control.LeaseInterval)
+		s.await("a lease", func() bool {
+			for _, n := range s.nodes {
+				if n.m.Status().Groups[0].LeaseAge >= control.LeaseInterval {
+					return false
+				}
+			}
+			return true
+		})
+	}
+}
+
 // node is a running member.
 type node struct {
 	s    *scene

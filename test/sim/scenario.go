@@ -299,8 +299,8 @@ func judge(results []*result) error {
 		if n := rotate.sent["epoch"]; n != 1 {
 			fail("a rotation took %d announcements, want 1", n)
 		}
-		if n := rotate.sent["grant"]; n != 0 {
-			fail("a rotation took %d Grants, want none", n)
+		if asked := rotate.sent["hello"] + rotate.sent["grant"] + rotate.sent["confirm"]; asked != 0 {
+			fail("a rotation took %d questions and answers, want none", asked)
 		}
 		if n, most := revoke.sent["grant"], r.members()+4+r.members()/10; n > most {
 			fail("a revocation took %d Grants, want %d at most", n, most)

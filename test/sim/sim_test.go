@@ -32,15 +32,11 @@ func TestShadowsBehaveLikeMembers(t *testing.T) {
 	}
 	for i := range r.rows {
 		w := &r.rows[i]
-		// Shadows have three times as many readers to a gateway as the sample, hence not the same share that confirms.
 		if w.scenario == scenarioBoot || w.scenario == scenarioRevoke {
 			if math.Abs(w.hellos-w.shadowHellos) > 0.25 {
 				t.Errorf("%s: a member sends %.2f Hellos, a shadow %.2f", w.scenario, w.hellos, w.shadowHellos)
 			}
 		}
-	}
-	if got, want := r.row(scenarioRotate).sent["confirm"], 2*sample; got != want {
-		t.Errorf("a rotation took %d Confirms, want one for each of %d gateways", got, want)
 	}
 }
 
@@ -85,7 +81,7 @@ func TestJudge(t *testing.T) {
 	if err == nil {
 		t.Fatal("all is well")
 	}
-	for _, want := range []string{"2 announcements", "1 Grants", "40 Grants", "1m1s", "without a leader"} {
+	for _, want := range []string{"2 announcements", "1 questions and answers", "40 Grants", "1m1s", "without a leader"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in %v", want, err)
 		}
