@@ -179,12 +179,8 @@ func (m *Machine) receiveCheckpoint(name, sender string, msg []byte) {
 	if err == nil {
 		c, err = checkpoint.Parse(payload)
 	}
-	switch {
-	case err != nil:
-	case !g.def.MayPublish(from):
-		err = ErrNotEntitled
-	case c.Group != name || from.Name != sender:
-		err = fmt.Errorf("checkpoint of %.80q in group %.80q on the topic of %.80q in group %s: %w", from.Name, c.Group, sender, name, ErrTopic)
+	if err == nil {
+		err = checkCheckpoint(g.def, c, name, sender, from)
 	}
 	if err != nil {
 		m.refuse(KindCheckpoint, name, from, err)
@@ -196,6 +192,17 @@ func (m *Machine) receiveCheckpoint(name, sender string, msg []byte) {
 		m.alarm(Event{Kind: KindCheckpoint, Result: ResultNote, Detail: "checkpoints arrive faster than they are fetched; the oldest are lost"})
 	}
 	m.out.Checkpoints = append(m.out.Checkpoints, ReceivedCheckpoint{from, c})
+}
+
+// checkCheckpoint holds a checkpoint against the group and sender that its topic names.
+func checkCheckpoint(g *policy.Group, c *checkpoint.Message, group, sender string, from crypto.Member) error {
+	switch {
+	case !g.MayPublish(from):
+		return ErrNotEntitled
+	case c.Group != group || from.Name != sender:
+		return fmt.Errorf("checkpoint of %.80q in group %.80q on the topic of %.80q in group %s: %w", from.Name, c.Group, sender, group, ErrTopic)
+	}
+	return nil
 }
 
 // CheckpointTopic is where a member publishes its checkpoints of a group.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sealgate/pkg/crypto"
+	"sealgate/pkg/policy"
 )
 
 // The asking side, which every member has: Hellos out, Grants, Confirms and Epochs in.
@@ -190,12 +191,16 @@ func (m *Machine) findAsk(want Want, nonce [16]byte) *ask {
 
 // checkAnswerPolicy holds the policy that an answer was made under against ours.
 func (m *Machine) checkAnswerPolicy(version uint64, hash [32]byte) error {
-	switch ours := m.policy.Document.Version; {
+	return checkPolicy(m.policy, version, hash)
+}
+
+func checkPolicy(inForce *policy.Signed, version uint64, hash [32]byte) error {
+	switch ours := inForce.Document.Version; {
 	case version < ours:
 		return fmt.Errorf("policy %d, ours is %d: %w", version, ours, ErrPolicyBehind)
 	case version > ours:
 		return fmt.Errorf("policy %d, ours is %d: %w", version, ours, ErrPolicyAhead)
-	case hash != m.policy.Hash:
+	case hash != inForce.Hash:
 		return ErrPolicyFork
 	}
 	return nil
@@ -414,7 +419,7 @@ func (m *Machine) receiveEpoch(name string, msg []byte) {
 		err = ErrTopic
 	}
 	if err == nil {
-		err = g.checkMinters(e)
+		err = checkMinters(g.def, e)
 	}
 	if err != nil {
 		m.refuse(KindEpoch, name, from, err)
@@ -430,9 +435,9 @@ func (m *Machine) receiveEpoch(name string, msg []byte) {
 }
 
 // checkMinters refuses an announcement with an epoch of somebody whom the policy lists as no keeper.
-func (g *group) checkMinters(e *EpochMessage) error {
+func checkMinters(g *policy.Group, e *EpochMessage) error {
 	for i := range e.Wraps {
-		if _, ok := g.def.Rank(e.Wraps[i].Minter); !ok {
+		if _, ok := g.Rank(e.Wraps[i].Minter); !ok {
 			return fmt.Errorf("epoch %d by %s: %w", e.Wraps[i].Number, e.Wraps[i].Minter, ErrNotKeeper)
 		}
 	}

@@ -28,6 +28,10 @@ func (k Kind) roles() []crypto.Role {
 
 // verify checks who signed a message of a kind and returns its payload, a view into msg.
 func (m *Machine) verify(msg []byte, kind Kind) ([]byte, crypto.Member, error) {
+	return verify(m.cfg.Trust, m.policy.Document, m.now.Wall, msg, kind)
+}
+
+func verify(t *crypto.Trust, d *policy.Document, now time.Time, msg []byte, kind Kind) ([]byte, crypto.Member, error) {
 	limit := MaxMessage
 	if kind == KindEpoch {
 		limit = MaxEpochMessage
@@ -35,13 +39,13 @@ func (m *Machine) verify(msg []byte, kind Kind) ([]byte, crypto.Member, error) {
 	if len(msg) > limit {
 		return nil, crypto.Member{}, fmt.Errorf("%d bytes, at most %d: %w", len(msg), limit, ErrTooLarge)
 	}
-	payload, from, err := m.cfg.Trust.Verify(msg, string(kind), m.now.Wall)
+	payload, from, err := t.Verify(msg, string(kind), now)
 	switch {
 	case err != nil:
 		return nil, crypto.Member{}, err
 	case !slices.Contains(kind.roles(), from.Role):
 		return nil, from, fmt.Errorf("role %s: %w", from.Role, ErrRole)
-	case m.policy.Document.Revoked(from):
+	case d.Revoked(from):
 		return nil, from, ErrRevoked
 	}
 	return payload, from, nil
