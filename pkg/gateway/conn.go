@@ -16,35 +16,38 @@ import (
 //
 //   - the session's tables of messages in flight and of accepted messages, under
 //     session.mu (session.go);
-//   - aliasMax, mustWait, answering and answered, which CONNACK sets;
+//   - aliasMax, brokerPacket, toldPacket, mustWait, answering and answered, which CONNACK sets;
 //   - writes: each side writes to both connections, always whole packets in one Write, which
 //     net.Conn keeps whole.
 //
 // Everything else here is set before the two start and not changed after.
 type conn struct {
-	g          *Gateway
-	dev, upl   net.Conn
-	devSource  source
-	uplSource  source
-	from       netip.AddrPort // the device
-	dst        netip.AddrPort // that it dialled
-	since      time.Time
-	version    mqttparse.Version
-	client     string // the id, cut to what fits a log line
-	key        sessionKey
-	sess       *session
-	up         *upPath
-	down       *downPath
-	deviceMax  int           // Topic Alias Maximum of the device, as lowered by us
-	aliasMax   atomic.Int32  // Topic Alias Maximum of the broker, as lowered by us
-	mustWait   atomic.Bool   // QoS 1 and 2 wait for CONNACK: the session has old records
-	answering  atomic.Bool   // CONNACK is about to be sent to the device
-	answered   chan struct{} // closed when the device has been sent CONNACK
-	deaf       chan struct{} // closed when the direction broker -> device has ended
-	open       atomic.Int32  // directions that run
-	running    atomic.Bool   // client, version and sess can be read by Status
-	messages   [2]atomic.Uint64
-	refusedMsg atomic.Uint64
+	g         *Gateway
+	dev, upl  net.Conn
+	devSource source
+	uplSource source
+	from      netip.AddrPort // the device
+	dst       netip.AddrPort // that it dialled
+	since     time.Time
+	version   mqttparse.Version
+	client    string // the id, cut to what fits a log line
+	key       sessionKey
+	sess      *session
+	up        *upPath
+	down      *downPath
+	deviceMax int          // Topic Alias Maximum of the device, as lowered by us
+	aliasMax  atomic.Int32 // Topic Alias Maximum of the broker, as lowered by us
+	// Maximum Packet Size: the device's, the broker's, and what the device was told of the latter; 0: no limit
+	devicePacket             int
+	brokerPacket, toldPacket atomic.Int32
+	mustWait                 atomic.Bool   // QoS 1 and 2 wait for CONNACK: the session has old records
+	answering                atomic.Bool   // CONNACK is about to be sent to the device
+	answered                 chan struct{} // closed when the device has been sent CONNACK
+	deaf                     chan struct{} // closed when the direction broker -> device has ended
+	open                     atomic.Int32  // directions that run
+	running                  atomic.Bool   // client, version and sess can be read by Status
+	messages                 [2]atomic.Uint64
+	refusedMsg               atomic.Uint64
 }
 
 func (g *Gateway) newConn(dev net.Conn) *conn {

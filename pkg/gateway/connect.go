@@ -46,7 +46,7 @@ func (c *conn) connect() error {
 }
 
 // outgoing parses CONNECT into con and gives the packet that the broker is to get: with the will
-// sealed and the Topic Alias Maximum lowered, the latter in f too.
+// sealed, and the device's limits adjusted.
 func (c *conn) outgoing(f mqttparse.Frame, con *mqttparse.Connect, state *State) ([]byte, error) {
 	if err := mqttparse.ParseConnect(f, con); err != nil {
 		return nil, malformed(err)
@@ -59,7 +59,11 @@ func (c *conn) outgoing(f mqttparse.Frame, con *mqttparse.Connect, state *State)
 	if err != nil {
 		return nil, err
 	}
-	c.deviceMax = capAliasMaximum(con.Properties)
+	if con.Version == mqttparse.V5 {
+		own := limitsOf(con.Properties)
+		c.deviceMax, c.devicePacket = own.kept().aliases, own.packet
+		con.Properties, changed = own.forBroker(state.growth()).replace(con.Properties), true
+	}
 	if !changed {
 		return f.Raw, nil
 	}
@@ -114,6 +118,7 @@ const (
 	notAuthorized     = 0x87
 	badVersion        = 0x84
 	badClientID       = 0x85
+	packetTooLarge    = 0x95
 	quotaExceeded     = 0x97
 )
 

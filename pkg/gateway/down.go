@@ -113,7 +113,7 @@ func (d *downPath) packet(f mqttparse.Frame) error {
 	case mqttparse.CONNACK:
 		return d.connAck(f)
 	}
-	return d.pass(f.Raw)
+	return d.pass(f)
 }
 
 // most is the longest packet taken from the broker: as long as one taken from a device, sealed.
@@ -168,8 +168,15 @@ func (d *downPath) resolve(p *mqttparse.Publish) error {
 	return nil
 }
 
-// pass forwards bytes as they are.
-func (d *downPath) pass(raw []byte) error {
+// pass forwards a packet as it is, if the device takes as much.
+func (d *downPath) pass(f mqttparse.Frame) error {
+	if d.overDevice(len(f.Raw)) {
+		return d.shorten(f)
+	}
+	return d.passRaw(f.Raw)
+}
+
+func (d *downPath) passRaw(raw []byte) error {
 	if err := d.reserve(len(raw)); err != nil {
 		return err
 	}
@@ -177,8 +184,8 @@ func (d *downPath) pass(raw []byte) error {
 	return nil
 }
 
-// connAck learns what the broker says of the session, lowers its Topic Alias Maximum to what we
-// keep, in place, and tells the device before anybody else tells it anything.
+// connAck learns what the broker says of the session and of its limits, lowers the latter to what holds with a
+// gateway between, and tells the device before anybody else tells it anything.
 func (d *downPath) connAck(f mqttparse.Frame) error {
 	var ack mqttparse.ConnAck
 	if err := mqttparse.ParseConnAck(f, d.c.version, &ack); err != nil {
@@ -188,8 +195,11 @@ func (d *downPath) connAck(f mqttparse.Frame) error {
 		return refuse(refusedBroker, 0, "the broker sent a second CONNACK")
 	}
 	d.greeted = true
-	d.c.aliasMax.Store(int32(capAliasMaximum(ack.Properties)))
+	packet := f.Raw
 	if ack.Code == 0 {
+		if d.c.version == mqttparse.V5 {
+			packet = d.limit5(&ack)
+		}
 		d.c.g.store.claim(d.c.sess)
 	}
 	// MQTT 3.1 does not say whether a session is present: then it counts as present.
@@ -197,7 +207,7 @@ func (d *downPath) connAck(f mqttparse.Frame) error {
 		d.c.sess.lost(&d.c.g.memory)
 	}
 	d.c.answering.Store(true)
-	if err := d.pass(f.Raw); err != nil {
+	if err := d.pass(frameOf(packet)); err != nil {
 		return err
 	}
 	if err := d.flush(); err != nil {
@@ -229,6 +239,9 @@ func (d *downPath) publish(f mqttparse.Frame) error {
 	if d.state.Table == nil || d.state.Table.Receive(p.Topic).Verdict != policy.Pass {
 		return d.refuse(p, downDeny)
 	}
+	if d.overDevice(len(f.Raw)) {
+		return d.refuse(p, downOversize)
+	}
 	d.tally.add(downPass)
 	d.forget(p)
 	return d.forward(f, p, aliased)
@@ -249,7 +262,7 @@ func (d *downPath) forget(p *mqttparse.Publish) {
 // forward passes a message: byte for byte, but for a topic alias, which ends here.
 func (d *downPath) forward(f mqttparse.Frame, p *mqttparse.Publish, aliased bool) error {
 	if !aliased {
-		return d.pass(f.Raw)
+		return d.passRaw(f.Raw)
 	}
 	out := *p
 	out.Properties = d.props.withoutAlias(p.Properties)

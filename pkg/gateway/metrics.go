@@ -25,6 +25,7 @@ const (
 	upClear
 	upDeny
 	upNoKey
+	upTooLarge
 	downOpen
 	downPass
 	downDeny
@@ -37,6 +38,7 @@ const (
 	downReplayed
 	downStale
 	downTooLarge
+	downOversize
 	verdicts
 )
 
@@ -48,6 +50,7 @@ var verdictWords = [verdicts]struct{ direction, verdict, why string }{
 	upClear:        {"up", "clear", ""},
 	upDeny:         {"up", "deny", ""},
 	upNoKey:        {"up", "no-key", ""},
+	upTooLarge:     {"up", "too-large", ""},
 	downOpen:       {"down", "open", ""},
 	downPass:       {"down", "pass", ""},
 	downDeny:       {"down", "deny", "policy denies its topic"},
@@ -60,10 +63,13 @@ var verdictWords = [verdicts]struct{ direction, verdict, why string }{
 	downReplayed:   {"down", "replayed", "it is older than all that could still be told apart"},
 	downStale:      {"down", "stale", "a retained message older than one delivered already"},
 	downTooLarge:   {"down", "too-large", "it is longer than limits.max_message"},
+	downOversize:   {"down", "packet-size", "it is longer than the device's Maximum Packet Size"},
 }
 
 // refused reports whether a message of this verdict went no further.
-func (v verdict) refused() bool { return v == upDeny || v == upNoKey || v > downPass }
+func (v verdict) refused() bool {
+	return v == upDeny || v == upNoKey || v == upTooLarge || v > downPass
+}
 
 // tally counts the messages of one batch, so that a message costs an increment of a local
 // number and a batch the atomic ones.

@@ -251,6 +251,11 @@ func (d *downPath) deliver(s *openStream, p *mqttparse.Publish, env *crypto.Enve
 			return err
 		}
 	}
+	if d.overDevice(len(d.out.b) - start) {
+		d.out.b = d.out.b[:start]
+		d.seen(s, p, env)
+		return d.refuse(p, downOversize)
+	}
 	v := d.judge(s, p, env)
 	if v != downOpen {
 		d.out.b = d.out.b[:start]
@@ -342,6 +347,16 @@ func (d *downPath) judge(s *openStream, p *mqttparse.Publish, env *crypto.Envelo
 		return downOpen
 	}
 	return d.track(p, dueRecord{stream: s, seq: seq, tag: env.Tag()})
+}
+
+// seen moves the window past a message that is too long for the device, which counts as delivered (MQTT-3.1.2-25).
+func (d *downPath) seen(s *openStream, p *mqttparse.Publish, env *crypto.Envelope) {
+	d.catchUp()
+	if v := s.window.Check(env.Seq); p.Retain || v == crypto.Duplicate || v == crypto.TooOld {
+		return
+	}
+	d.countGap(s, env.Seq)
+	s.window.Commit(env.Seq)
 }
 
 // track remembers a message until the device has acknowledged it. Without room the window

@@ -55,18 +55,3 @@ func contentOnly(block []byte) bool {
 	}
 	return it.Err() == nil && mqttparse.ValidateProperties(mqttparse.PUBLISH, block) == nil
 }
-
-// capAliasMaximum lowers the Topic Alias Maximum in block, in place, to what we keep, and
-// returns what stands there then: 0 if there is none.
-func capAliasMaximum(block []byte) int {
-	for it := mqttparse.Properties(block); it.Next(); {
-		if it.ID() != mqttparse.PropTopicAliasMaximum {
-			continue
-		}
-		v := it.Raw()[1:3]
-		n := min(int(v[0])<<8|int(v[1]), maxAliases)
-		v[0], v[1] = byte(n>>8), byte(n)
-		return n
-	}
-	return 0
-}

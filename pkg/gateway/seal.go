@@ -62,7 +62,10 @@ func (t *sealStreams) remove(s *sealStream) {
 	t.unlink(s)
 }
 
-var errNoKey = errors.New("no key to seal under")
+var (
+	errNoKey      = errors.New("no key to seal under")
+	errOverBroker = errors.New("a message is longer than the broker takes")
+)
 
 // stream gives the stream to seal topic under, a topic of group: the one there is if its
 // send key is still the group's, else a new one. errNoKey means to wait for another State.
@@ -250,7 +253,11 @@ func (u *upPath) reseal(rec *sentRecord, p *mqttparse.Publish, inner []byte) (do
 // header appends a PUBLISH header for a payload of size bytes, with room for the payload, and
 // returns where in the output it starts.
 func (u *upPath) header(p *mqttparse.Publish, size int) (start int, err error) {
-	if err := u.reserve(mqttparse.PublishLen(u.c.version, p, size)); err != nil {
+	n := mqttparse.PublishLen(u.c.version, p, size)
+	if u.overBroker(n) {
+		return 0, errOverBroker
+	}
+	if err := u.reserve(n); err != nil {
 		return 0, err
 	}
 	start = len(u.out.b)

@@ -110,7 +110,11 @@ func (u *upPath) transform() error {
 func (u *upPath) packet(f mqttparse.Frame) error {
 	switch f.Type() {
 	case mqttparse.PUBLISH:
-		return u.publish(f)
+		err := u.publish(f)
+		if err == errOverBroker {
+			return u.tooLarge(f)
+		}
+		return err
 	case mqttparse.PUBACK, mqttparse.PUBREC, mqttparse.PUBCOMP:
 		if err := u.c.deviceAck(f); err != nil {
 			return err
@@ -142,7 +146,8 @@ func (u *upPath) publish(f mqttparse.Frame) error {
 		}
 		p.Topic = topic
 	}
-	if len(p.Payload) > u.c.g.cfg.MaxMessage {
+	// A device of MQTT 5 has been told how long a packet may be.
+	if len(p.Payload) > u.c.g.cfg.MaxMessage && u.c.version != mqttparse.V5 {
 		return refuse(refusedTooLarge, 0x95, "a message is longer than limits.max_message")
 	}
 	if p.QoS > 0 && u.c.mustWait.Load() {
@@ -173,9 +178,6 @@ func (u *upPath) publish(f mqttparse.Frame) error {
 	}
 	return u.sealTimed(s, p)
 }
-
-// sealGrowth is the most that a PUBLISH grows by, topic alias aside: the envelope, and longer lengths.
-const sealGrowth = crypto.MaxOverhead + 8
 
 // refresh takes the newest State.
 func (u *upPath) refresh() {
@@ -316,12 +318,16 @@ func (u *upPath) deny(p *mqttparse.Publish) error {
 	case u.c.version != mqttparse.V5:
 		return refuse(refusedDenied, 0, "policy denies topic "+clip(p.Topic)+" to devices, and MQTT 3.1.1 has no negative acknowledgement")
 	}
+	return u.reject(p, notAuthorized)
+}
+
+// reject answers a message of QoS 1 or 2 in the broker's place, with a reason code of MQTT 5 that says why.
+func (u *upPath) reject(p *mqttparse.Publish, code byte) error {
 	if !u.c.greeted() { // nothing may come before CONNACK (MQTT-3.2.0-1)
 		if err := u.waitConnAck(); err != nil {
 			return err
 		}
 	}
-	const notAuthorized = 0x87
 	ack := mqttparse.PUBACK
 	if p.QoS == 2 {
 		ack = mqttparse.PUBREC
@@ -332,7 +338,7 @@ func (u *upPath) deny(p *mqttparse.Publish) error {
 		}
 	}
 	u.reply.room(8)
-	u.reply.b = mqttparse.AppendAck(u.reply.b, u.c.version, ack, p.PacketID, notAuthorized)
+	u.reply.b = mqttparse.AppendAck(u.reply.b, u.c.version, ack, p.PacketID, code)
 	return nil
 }
 

@@ -385,14 +385,21 @@ func TestStreamsAreBounded(t *testing.T) {
 
 func TestTooLarge(t *testing.T) {
 	f := newFleet(t)
-	for _, n := range []int{1000, 1001, 6000} {
-		b := newBench(t, f.rotate(1), mqttparse.V5, Config{MaxMessage: 1000})
-		p := publishPacket(mqttparse.V5, message("s/a", string(make([]byte, n)), 0, 0))
+	for _, tt := range []struct {
+		v    mqttparse.Version
+		n    int
+		fits bool
+	}{
+		{mqttparse.V311, 1000, true}, {mqttparse.V311, 1001, false}, {mqttparse.V311, 6000, false},
+		{mqttparse.V5, 1000, true}, {mqttparse.V5, 5000, true}, {mqttparse.V5, 6000, false}, // MQTT 5 counts the packet
+	} {
+		b := newBench(t, f.rotate(1), tt.v, Config{MaxMessage: 1000})
+		p := publishPacket(tt.v, message("s/a", string(make([]byte, tt.n)), 0, 0))
 		b.c.up.in.b = p
 		err := b.c.up.transform()
 		var r *refusal
-		if (n > 1000) != (errors.As(err, &r) && r.code == 0x95 && r.reason == refusedTooLarge) {
-			t.Errorf("%d bytes: %v", n, err)
+		if tt.fits == (errors.As(err, &r) && r.code == 0x95 && r.reason == refusedTooLarge) {
+			t.Errorf("%v, %d bytes: %v", tt.v, tt.n, err)
 		}
 	}
 }
