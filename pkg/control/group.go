@@ -28,6 +28,7 @@ type group struct {
 	acting  crypto.Member // the keeper that leads, as its lease says; zero: none is known
 	leaseAt time.Duration // when it was last heard of
 	takeAt  time.Duration // of a keeper that does not lead: it takes over then, unless a lease comes before
+	excused bool          // it once came too late to its takeover, and listens again: the silence may have been its own
 
 	freshAt time.Duration // when the last answer to this member's own nonce was asked for (F3)
 	renewAt time.Duration // a confirmation is asked for then

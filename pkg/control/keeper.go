@@ -21,8 +21,9 @@ type keeperState struct {
 	confirms  []*pendingHello // at most MaxPendingConfirms
 	batchAt   time.Duration   // answer confirms then
 	hpke      bucket
-	late      bucket // Hellos that are looked at although the line is full: one of a gateway's still gets a place
-	standby   bucket // Hellos that are looked at while another leads
+	pausedTo  time.Duration // the next Grants, after a slice of them
+	late      bucket        // Hellos that are looked at although the line is full: one of a gateway's still gets a place
+	standby   bucket        // Hellos that are looked at while another leads
 	signature bucket
 	seen      map[[16]byte]struct{}      // nonces taken in, see order
 	order     [][16]byte                 // the same, oldest first; at most MaxSeenNonces
@@ -77,7 +78,7 @@ func (k *keeperState) drop() {
 }
 
 func (k *keeperState) due(now time.Duration) time.Duration {
-	due, ready := k.batchAt, k.hpke.ready(now)
+	due, ready := k.batchAt, k.ready(now)
 	for _, p := range k.grants {
 		if due <= ready {
 			break // nobody behind is answered sooner
@@ -89,6 +90,14 @@ func (k *keeperState) due(now time.Duration) time.Duration {
 		}
 	}
 	return due
+}
+
+// grantPause is between two slices of Grants: long enough for a timer, too short to slow anybody down.
+const grantPause = time.Millisecond
+
+// ready is when the next Grant may be made.
+func (k *keeperState) ready(now time.Duration) time.Duration {
+	return max(k.hpke.ready(now), k.pausedTo)
 }
 
 // markSeen remembers the nonce of a Hello that was taken in: it is good for one answer.
@@ -278,12 +287,15 @@ func (m *Machine) runKeeper() {
 		k.sweepAt = now + MemberInterval
 		maps.DeleteFunc(k.served, func(_ [32]byte, full time.Duration) bool { return full <= now })
 	}
-	waiting := k.grants[:0]
+	waiting, served := k.grants[:0], 0
 	for i, p := range k.grants {
 		if p.expires <= now {
 			continue
 		}
-		if k.hpke.ready(now) > now {
+		if served >= GrantSlice {
+			k.pausedTo = now + grantPause
+		}
+		if k.ready(now) > now {
 			waiting = append(waiting, k.grants[i:]...)
 			break
 		}
@@ -292,6 +304,7 @@ func (m *Machine) runKeeper() {
 			waiting = append(waiting, p)
 			continue
 		}
+		served++
 		m.serve(p)
 	}
 	clear(k.grants[len(waiting):])

@@ -24,6 +24,7 @@ const (
 	AskWait            = 5 * time.Second         // the same when somebody has announced or reported an epoch: others may hold its keys
 	LeaseInterval      = 5 * time.Second         // between two leases of a leader, up to a tenth less
 	LeaseLife          = 12 * time.Second        // a leader not heard of for so long leads no more
+	Oversleep          = 2 * time.Second         // a keeper that comes so late to its takeover was not listening, and listens again
 	KEKGrace           = time.Minute             // the KEK of the newest epoch is kept so long, for a second leader's epoch of that number
 	GenerationMaxAge   = 7 * 24 * time.Hour      // the scheduled rotation after that starts a new generation
 	ConfirmInterval    = 5 * time.Minute         // a sender has its authority renewed so often, or each twelfth of freshness if that is less
@@ -67,6 +68,7 @@ const (
 	MaxPendingStreams  = 1 << 16                    // streams that one checkpoint of a group tells of
 	MaxCheckpoints     = 1024                       // checkpoints kept between two calls of Take
 	MaxEvents          = 1024                       // events kept between two calls of Take
+	GrantSlice         = 8                          // Grants made before anything else is looked at: a lease may be due
 	GrantRate          = 100                        // HPKE operations a second of a keeper, twice that in a burst; see Config.GrantRate
 	ConfirmRate        = 20                         // Confirm signatures a second
 	StandbyRate        = 50                         // Hellos a second that a keeper looks at while another leads, twice that in a burst

@@ -31,7 +31,8 @@ type Machine struct {
 
 	lease     leaseState
 	startedAt time.Duration // of this session
-	endedAt   time.Duration // of the session before
+	heardAt   time.Duration // the broker last delivered something, or the session began
+	endedAt   time.Duration // of the session before: when it was last heard of, for a dead connection is noticed late
 
 	asks   []*ask // our Hellos that may still be answered, oldest first
 	keeper keeperState
@@ -85,7 +86,7 @@ func New(cfg Config) (*Machine, error) {
 func (m *Machine) Connected(now Time) {
 	m.at(now)
 	m.dropSession()
-	m.connected, m.startedAt = true, m.now.Mono
+	m.connected, m.startedAt, m.heardAt = true, m.now.Mono, m.now.Mono
 	if err := m.random(m.inbox[:]); err != nil {
 		m.alarm(Event{Kind: KindHello, Result: ResultNote, Err: err})
 	}
@@ -107,7 +108,7 @@ func (m *Machine) Disconnected(now Time) {
 // answered to it, and what was to be published.
 func (m *Machine) dropSession() {
 	if m.connected {
-		m.endedAt = m.now.Mono
+		m.endedAt = m.heardAt
 	}
 	m.connected, m.lease.at = false, never
 	for _, a := range m.asks {
@@ -127,6 +128,7 @@ func (m *Machine) dropSession() {
 // The machine keeps no reference to payload.
 func (m *Machine) Receive(now Time, topic string, payload []byte, retained bool) {
 	m.at(now)
+	m.heardAt = m.now.Mono
 	m.dispatch(topic, payload)
 	m.settle()
 }

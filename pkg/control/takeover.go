@@ -74,6 +74,7 @@ func (m *Machine) startKeeping(g *group) {
 	if g.leader {
 		m.stepDown(g, crypto.Member{}, "was away")
 	}
+	g.excused = false
 	rank, _ := g.def.Rank(m.self.Name)
 	switch {
 	case len(g.def.Keepers) == 1 && g.highest != (crypto.Epoch{}):
@@ -126,6 +127,11 @@ func (g *group) leaderName() string {
 // runTakeover begins a term when its time has come.
 func (m *Machine) runTakeover(g *group) {
 	if !g.keeper || g.leader || g.takeAt > m.now.Mono {
+		return
+	}
+	if m.now.Mono-g.takeAt > Oversleep && !g.excused && len(g.def.Keepers) > 1 {
+		// This program did not run when it should have: the leases that it missed may wait to be read.
+		g.excused, g.takeAt = true, m.now.Mono+LeaseInterval+m.distance(g)*RankDelay
 		return
 	}
 	why := "leads: no other keeper is heard"
@@ -189,7 +195,7 @@ func (g *group) dropUnannounced() {
 
 // follow notes who leads, and when this keeper takes over if nothing more is heard.
 func (m *Machine) follow(g *group, leader crypto.Member) {
-	g.acting, g.leaseAt = leader, m.now.Mono
+	g.acting, g.leaseAt, g.excused = leader, m.now.Mono, false
 	if g.keeper {
 		g.takeAt = m.now.Mono + LeaseLife + m.distance(g)*RankDelay
 	}
