@@ -23,6 +23,7 @@ type EpochMessage struct {
 type EpochWrap struct {
 	Number        uint64
 	Minter        string        // the keeper that made it, founder or successor
+	Certificate   [32]byte      // of the minter, by its SHA-256: a policy may revoke one certificate and not the name
 	ActivateAfter time.Duration // from its announcement, whole milliseconds
 	Wrap          crypto.Wrap
 }
@@ -34,7 +35,7 @@ func (e *EpochMessage) Newest() crypto.Epoch {
 
 const (
 	epochItems = 7
-	wrapItems  = 6
+	wrapItems  = 7
 )
 
 // Marshal encodes e as the payload of a message of kind epoch.
@@ -49,6 +50,7 @@ func (e *EpochMessage) Marshal() []byte {
 		w := &e.Wraps[i]
 		b = dcbor.AppendUint(dcbor.AppendArray(b, wrapItems), w.Number)
 		b = dcbor.AppendText(b, w.Minter)
+		b = dcbor.AppendBytes(b, w.Certificate[:])
 		b = appendMillis(b, w.ActivateAfter)
 		b = dcbor.AppendBytes(b, w.Wrap.Salt[:])
 		b = dcbor.AppendBytes(b, w.Wrap.Commitment[:])
@@ -71,6 +73,7 @@ func ParseEpoch(b []byte) (*EpochMessage, error) {
 		var w EpochWrap
 		r.ArrayExact(wrapItems)
 		w.Number, w.Minter = readEpochValue(r), readName(r)
+		r.BytesExact(w.Certificate[:])
 		w.ActivateAfter = readMillis(r, MaxDelay)
 		r.BytesExact(w.Wrap.Salt[:])
 		r.BytesExact(w.Wrap.Commitment[:])

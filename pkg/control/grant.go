@@ -35,6 +35,7 @@ type GrantGroup struct {
 type GrantKey struct {
 	Epoch        crypto.Epoch
 	Keeper       string        // who minted it
+	Certificate  [32]byte      // its minter's, by SHA-256
 	ActiveIn     time.Duration // until senders may use it; 0: they may now
 	SupersededBy time.Duration // how long ago a newer epoch took over; 0 for the newest
 	Secret       *crypto.PayloadSecret
@@ -43,7 +44,7 @@ type GrantKey struct {
 const (
 	grantItems      = 5
 	grantGroupItems = 6
-	grantKeyItems   = 7
+	grantKeyItems   = 8
 	labelGrant      = "sealgate v1 grant"
 	maxSuperseded   = 2 * 366 * 24 * time.Hour
 )
@@ -102,6 +103,7 @@ func (g *GrantGroup) append(b []byte) []byte {
 		b = dcbor.AppendUint(dcbor.AppendArray(b, grantKeyItems), k.Epoch.PolicyVersion)
 		b = dcbor.AppendUint(dcbor.AppendUint(b, k.Epoch.Generation), k.Epoch.Number)
 		b = dcbor.AppendText(b, k.Keeper)
+		b = dcbor.AppendBytes(b, k.Certificate[:])
 		b = appendMillis(appendMillis(b, k.ActiveIn), k.SupersededBy)
 		b = dcbor.AppendBytes(b, k.Secret.Bytes())
 	}
@@ -160,6 +162,7 @@ func readGrantKey(r *dcbor.Reader) (k GrantKey) {
 	k.Epoch.PolicyVersion = r.Uint()
 	k.Epoch.Generation, k.Epoch.Number = readEpochValue(r), readEpochValue(r)
 	k.Keeper = readName(r)
+	r.BytesExact(k.Certificate[:])
 	k.ActiveIn = readMillis(r, MaxDelay)
 	k.SupersededBy = readMillis(r, maxSuperseded)
 	var s [crypto.SecretSize]byte

@@ -70,6 +70,7 @@ type key struct {
 	commitment   [32]byte
 	secret       *crypto.PayloadSecret
 	keeper       string        // who minted it
+	certificate  [32]byte      // of its minter, by SHA-256
 	barred       bool          // its minter is revoked: it opens what was sealed, and seals no more
 	learned      time.Duration // when this member got it
 	activateAt   time.Duration // senders may use it from then on

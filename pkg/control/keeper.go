@@ -368,7 +368,7 @@ func (m *Machine) grantGroup(g *group, who crypto.Member, quota int) GrantGroup 
 		if g.end(k) <= now || !history && len(out.Keys) > 0 && out.Keys[len(out.Keys)-1].ActiveIn == 0 {
 			break
 		}
-		gk := GrantKey{Epoch: k.epoch, Keeper: k.keeper, ActiveIn: max(k.activateAt-now, 0), Secret: k.secret}
+		gk := GrantKey{Epoch: k.epoch, Keeper: k.keeper, Certificate: k.certificate, ActiveIn: max(k.activateAt-now, 0), Secret: k.secret}
 		if k.supersededAt != never {
 			gk.SupersededBy = max(now-k.supersededAt, 0)
 		}

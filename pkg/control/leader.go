@@ -183,7 +183,7 @@ func (m *Machine) mintNext(g *group, fresh bool) error {
 		g.freshAt = now // the first of its keys: nobody could have confirmed any
 		m.startFreshness(g)
 	}
-	g.wraps = slices.Insert(slices.Clone(g.wraps), 0, EpochWrap{Number: e.Number, Minter: m.self.Name, ActivateAfter: announced, Wrap: wrap})
+	g.wraps = slices.Insert(slices.Clone(g.wraps), 0, EpochWrap{Number: e.Number, Minter: m.self.Name, Certificate: m.self.CertHash, ActivateAfter: announced, Wrap: wrap})
 	g.wraps = g.wraps[:min(len(g.wraps), MaxWraps)]
 	m.keysChanged = true
 	return m.signAnnouncement(g)
@@ -216,7 +216,7 @@ func (m *Machine) drawKey(g *group, e crypto.Epoch) (*key, error) {
 		if err != nil {
 			return nil, err
 		}
-		k := &key{epoch: e, secret: secret, commitment: crypto.Commitment(secret, g.name), keeper: m.self.Name, learned: m.now.Mono,
+		k := &key{epoch: e, secret: secret, commitment: crypto.Commitment(secret, g.name), keeper: m.self.Name, certificate: m.self.CertHash, learned: m.now.Mono,
 			supersededAt: never, confirmed: true, unannounced: true}
 		k.id = crypto.KeyID(k.commitment[:4])
 		if !slices.ContainsFunc(g.keys, func(old *key) bool { return old.id == k.id }) {

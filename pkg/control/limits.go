@@ -52,7 +52,7 @@ const (
 	MaxNonces          = 64                         // nonces in one Confirm
 	MaxHelloGroups     = policy.MaxGroups           // groups in one Hello, Grant or Confirm
 	MaxKeysPerGroup    = 1024                       // payload secrets held of a group; older ones go first
-	MaxGrantKeys       = 1536                       // payload secrets in one Grant
+	MaxGrantKeys       = 1280                       // payload secrets in one Grant
 	MaxLineages        = 4                          // KEKs held of a group
 	MaxBoots           = 8                          // earlier runs of a keeper whose leases are known as old
 	MaxAsks            = 16                         // Hellos of ours that may still be answered

@@ -312,7 +312,7 @@ func (m *Machine) installKeys(g *group, gg *GrantGroup, from crypto.Member, curr
 	for i := len(gg.Keys) - 1; i >= 0; i-- {
 		gk := &gg.Keys[i]
 		k := &key{epoch: gk.Epoch, secret: gk.Secret, commitment: crypto.Commitment(gk.Secret, g.name), keeper: gk.Keeper,
-			learned: now, activateAt: now + gk.ActiveIn, supersededAt: never, barred: m.isBarred(gk.Keeper)}
+			certificate: gk.Certificate, learned: now, activateAt: now + gk.ActiveIn, supersededAt: never, barred: m.isBarred(gk.Keeper, gk.Certificate)}
 		k.id = crypto.KeyID(k.commitment[:4])
 		if i > 0 || !current {
 			k.supersededAt = now - gk.SupersededBy
@@ -584,7 +584,7 @@ func (m *Machine) unwrapOne(g *group, l *lineage, e *EpochMessage, w *EpochWrap)
 		return fmt.Errorf("epoch %d of generation %d: %w", w.Number, e.Generation, err)
 	}
 	k := &key{epoch: crypto.Epoch{PolicyVersion: e.PolicyVersion, Generation: e.Generation, Number: w.Number}, id: w.Wrap.ID(), commitment: w.Wrap.Commitment,
-		secret: secret, keeper: w.Minter, learned: m.now.Mono, activateAt: m.now.Mono + w.ActivateAfter, supersededAt: never, barred: m.isBarred(w.Minter)}
+		secret: secret, keeper: w.Minter, certificate: w.Certificate, learned: m.now.Mono, activateAt: m.now.Mono + w.ActivateAfter, supersededAt: never, barred: m.isBarred(w.Minter, w.Certificate)}
 	if err := m.addKey(g, k); err != nil && !errors.Is(err, errKnown) {
 		return err
 	}
@@ -603,7 +603,8 @@ func (m *Machine) addKey(g *group, k *key) error {
 	return nil
 }
 
-// isBarred reports whether the policy in force revokes a minter. What it made opens messages and seals none (F4).
-func (m *Machine) isBarred(minter string) bool {
-	return slices.Contains(m.policy.Document.RevokedNames, minter)
+// isBarred reports whether the policy in force revokes a minter, by its name or by the certificate that it had when it made
+// the epoch. What it made opens messages and seals none (F4).
+func (m *Machine) isBarred(minter string, certificate [32]byte) bool {
+	return m.policy.Document.Revoked(crypto.Member{Name: minter, CertHash: certificate})
 }

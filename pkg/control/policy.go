@@ -134,7 +134,7 @@ func (m *Machine) redefine(g *group, def *policy.Group) {
 	}
 	g.alone = alone
 	for _, k := range g.keys {
-		k.barred = m.isBarred(k.keeper)
+		k.barred = m.isBarred(k.keeper, k.certificate)
 	}
 	m.redefineKeeping(g, kept)
 	if !g.member {

@@ -179,3 +179,57 @@ func TestPolicyKeptFromTheLeader(t *testing.T) {
 		t.Errorf("once it has the policy gw1 seals under %v; leaders %v", k, w.leaders())
 	}
 }
+
+// TestRevokedCertificate: a policy revokes one certificate of a keeper and not its name. What was made with that certificate
+// seals no more, also at members who had it from another keeper; and the keeper goes on with a new one.
+func TestRevokedCertificate(t *testing.T) {
+	w, gw, alice := keepers(t, 3)
+	gw[0].rotateHere()
+	w.run(15 * time.Second)
+	stolen := gw[0].id.Member().CertHash
+	mine := gw[0].lease(nil)
+	gw[0].disconnect()
+	w.run(20 * time.Second)
+	w.mustLead("gw2")
+	gw8 := w.add(crypto.RoleGateway, "gw8").connect() // granted gw1's epoch by gw2
+	w.run(15 * time.Second)
+	old := gw8.sendKey()
+	if k := gw8.m.groups["default"].find(crypto.Commitment(old.Secret, "default")); k.keeper != "gw1" || k.certificate != stolen {
+		t.Fatalf("the epoch is by %s, certificate %x", k.keeper, k.certificate)
+	}
+	w.cut = func(from, to *node) bool { return from == gw[1] } // the policy arrives, the new epoch not yet
+	w.publishPolicy(w.nextPolicy(func(d *policy.Document) { d.RevokedCerts = [][32]byte{stolen} }))
+	w.run(20 * time.Millisecond)
+	for _, n := range []*node{gw[1], gw[2], gw8} {
+		if k := n.sendKey(); k != nil {
+			t.Errorf("%s seals under %v, made with the revoked certificate", n.name(), k.Epoch)
+		}
+	}
+	w.cut = nil
+	gw[0].connect()
+	w.run(20 * time.Second)
+	gw[1].mustRefuse(ControlTopic(testPrefix), mine, ErrRevoked)
+	if gw[0].ring.Find("default", gw[1].sendKey().ID) != nil {
+		t.Error("the holder of the revoked certificate has the new key")
+	}
+	gw[0].disconnect()
+	if alice.ring.Find("default", old.ID) == nil {
+		t.Error("what was sealed under the old epoch does not open any more")
+	}
+	// The same name with a new certificate: it is served, takes over, and its epochs are sealed under.
+	again := w.add(crypto.RoleGateway, "gw1").connect()
+	w.run(10 * time.Second)
+	if again.sendKey() == nil || again.sendKey().ID != gw[1].sendKey().ID {
+		t.Fatalf("gw1 with a new certificate seals under %v:%s", again.sendKey(), describe(again.events))
+	}
+	gw[1].disconnect()
+	w.run(20 * time.Second)
+	w.mustLead("gw1")
+	again.rotateHere()
+	w.run(15 * time.Second)
+	for _, n := range []*node{again, gw[2], gw8} {
+		if k := n.sendKey(); k == nil || k.Epoch != again.epoch() || k.Epoch.PolicyVersion != 2 {
+			t.Errorf("%s seals under %v, the newest is %v", n.name(), k, again.epoch())
+		}
+	}
+}

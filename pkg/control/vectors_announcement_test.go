@@ -29,6 +29,7 @@ type vectorKEK struct {
 type announcedEpoch struct {
 	Number        uint64 `json:"number"`
 	Minter        string `json:"minter"`
+	Certificate   octets `json:"certificate"`
 	ActivateAfter int64  `json:"activate_after_ms"`
 	Secret        octets `json:"secret"`
 	Commitment    octets `json:"commitment"`
@@ -81,7 +82,7 @@ func (f *vectorFleet) wrap(number uint64, kek *crypto.KEK, c crypto.WrapContext)
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	return EpochWrap{Number: number, Minter: "gw1", ActivateAfter: 10 * time.Second, Wrap: w}
+	return EpochWrap{Number: number, Minter: "gw1", Certificate: f.gw1.Member().CertHash, ActivateAfter: 10 * time.Second, Wrap: w}
 }
 
 // mintedBy wraps epoch 17 anew, as another keeper's.
@@ -128,8 +129,8 @@ func (f *vectorFleet) goodAnnouncements(add addAnnouncement) {
 		after := numbers[len(numbers)-1] + 1
 		v.KEKAfter = &vectorKEK{Generation: 2, Founder: "gw1", Next: after, KEK: kekAt(f.t, after).Bytes()}
 		for _, n := range numbers {
-			c := crypto.Commitment(f.secret(n), "default")
-			v.Epochs = append(v.Epochs, announcedEpoch{Number: n, Minter: "gw1", ActivateAfter: 10000, Secret: f.secret(n).Bytes(), Commitment: c[:], KeyID: c[:4]})
+			c, by := crypto.Commitment(f.secret(n), "default"), f.gw1.Member().CertHash
+			v.Epochs = append(v.Epochs, announcedEpoch{Number: n, Minter: "gw1", Certificate: by[:], ActivateAfter: 10000, Secret: f.secret(n).Bytes(), Commitment: c[:], KeyID: c[:4]})
 		}
 		return v
 	}
@@ -144,11 +145,14 @@ func (f *vectorFleet) goodAnnouncements(add addAnnouncement) {
 		kek(15)(c)
 		c.e = f.announce(20, 19)
 	}, 19, 20)
-	ok("takeover", "a keeper that took over goes on in the generation of another", func(c *announceCase) {
+	over := ok("takeover", "a keeper that took over goes on in the generation of another", func(c *announceCase) {
 		kek(15)(c)
 		c.by = f.gw2
 		f.mintedBy(&c.e.Wraps[0], "gw2")
-	}, 15, 16, 17).Epochs[2].Minter = "gw2"
+		c.e.Wraps[0].Certificate = f.gw2.Member().CertHash
+	}, 15, 16, 17)
+	hash := f.gw2.Member().CertHash
+	over.Epochs[2].Minter, over.Epochs[2].Certificate = "gw2", hash[:]
 }
 
 func (f *vectorFleet) badAnnouncements(add addAnnouncement) {
@@ -224,7 +228,7 @@ func TestWholeVectorsAnnouncement(t *testing.T) {
 			t.Fatalf("%d keys, expected %d", len(g.keys), len(v.Epochs))
 		}
 		for i, k := range g.keys {
-			if w := v.Epochs[i]; k.epoch.Number != w.Number || k.keeper != w.Minter || !bytes.Equal(k.secret.Bytes(), w.Secret) || !bytes.Equal(k.commitment[:], w.Commitment) || !bytes.Equal(k.id[:], w.KeyID) {
+			if w := v.Epochs[i]; k.epoch.Number != w.Number || k.keeper != w.Minter || !bytes.Equal(k.certificate[:], w.Certificate) || !bytes.Equal(k.secret.Bytes(), w.Secret) || !bytes.Equal(k.commitment[:], w.Commitment) || !bytes.Equal(k.id[:], w.KeyID) {
 				t.Errorf("key %d is %+v, expected %+v", i, k, w)
 			}
 		}

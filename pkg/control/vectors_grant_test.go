@@ -30,6 +30,7 @@ type grantedGroup struct {
 type grantedKey struct {
 	Epoch        [3]uint64 `json:"epoch"` // policy version, generation, number
 	Keeper       string    `json:"keeper"`
+	Certificate  octets    `json:"certificate"`
 	ActiveIn     int64     `json:"active_in_ms"`
 	SupersededBy int64     `json:"superseded_ms_ago"`
 	Secret       octets    `json:"secret"`
@@ -139,7 +140,7 @@ func granted(body GrantBody, names ...string) (groups []grantedGroup) {
 		out := grantedGroup{Group: g.Name, Generation: g.Generation, Founder: g.Founder, Next: g.Next, KEK: g.KEK.Bytes()}
 		for _, k := range g.Keys {
 			c := crypto.Commitment(k.Secret, g.Name)
-			out.Keys = append(out.Keys, grantedKey{Epoch: [3]uint64{k.Epoch.PolicyVersion, k.Epoch.Generation, k.Epoch.Number}, Keeper: k.Keeper,
+			out.Keys = append(out.Keys, grantedKey{Epoch: [3]uint64{k.Epoch.PolicyVersion, k.Epoch.Generation, k.Epoch.Number}, Keeper: k.Keeper, Certificate: k.Certificate[:],
 				ActiveIn: k.ActiveIn.Milliseconds(), SupersededBy: k.SupersededBy.Milliseconds(), Secret: k.Secret.Bytes(), Commitment: c[:], KeyID: c[:4]})
 		}
 		groups = append(groups, out)
@@ -233,7 +234,7 @@ func (want *grantedGroup) check(t *testing.T, g *group) {
 	for i, k := range g.keys {
 		w := want.Keys[len(want.Keys)-1-i]
 		if [3]uint64{k.epoch.PolicyVersion, k.epoch.Generation, k.epoch.Number} != w.Epoch || !bytes.Equal(k.secret.Bytes(), w.Secret) ||
-			!bytes.Equal(k.id[:], w.KeyID) || !bytes.Equal(k.commitment[:], w.Commitment) || k.keeper != w.Keeper {
+			!bytes.Equal(k.id[:], w.KeyID) || !bytes.Equal(k.commitment[:], w.Commitment) || k.keeper != w.Keeper || !bytes.Equal(k.certificate[:], w.Certificate) {
 			t.Errorf("group %s: key %d is %+v, expected %+v", g.name, i, k, w)
 		}
 	}

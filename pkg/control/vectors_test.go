@@ -99,15 +99,15 @@ func goodBody() GrantBody {
 	secret := func(first byte) *crypto.PayloadSecret { s, _ := crypto.PayloadSecretFrom(fill(32, first)); return s }
 	kek, _ := crypto.KEKFrom(fill(32, 0x80))
 	return GrantBody{{Name: "default", Generation: 2, Founder: "gw1", Next: 18, KEK: kek, Keys: []GrantKey{
-		{Epoch: crypto.Epoch{PolicyVersion: 3, Generation: 2, Number: 17}, Keeper: "gw1", ActiveIn: 4 * time.Second, Secret: secret(0xa0)},
-		{Epoch: crypto.Epoch{PolicyVersion: 3, Generation: 2, Number: 16}, Keeper: "gw1", Secret: secret(0xb0)},
-		{Epoch: crypto.Epoch{PolicyVersion: 2, Generation: 1, Number: 15}, Keeper: "gw2", SupersededBy: time.Hour, Secret: secret(0xc0)},
+		{Epoch: crypto.Epoch{PolicyVersion: 3, Generation: 2, Number: 17}, Keeper: "gw1", Certificate: [32]byte(fill(32, 0x11)), ActiveIn: 4 * time.Second, Secret: secret(0xa0)},
+		{Epoch: crypto.Epoch{PolicyVersion: 3, Generation: 2, Number: 16}, Keeper: "gw1", Certificate: [32]byte(fill(32, 0x12)), Secret: secret(0xb0)},
+		{Epoch: crypto.Epoch{PolicyVersion: 2, Generation: 1, Number: 15}, Keeper: "gw2", Certificate: [32]byte(fill(32, 0x13)), SupersededBy: time.Hour, Secret: secret(0xc0)},
 	}}}
 }
 
 func goodEpoch() *EpochMessage {
 	wrap := func(number uint64, first byte) EpochWrap {
-		w := EpochWrap{Number: number, Minter: "gw2", ActivateAfter: 10 * time.Second}
+		w := EpochWrap{Number: number, Minter: "gw2", Certificate: [32]byte(fill(32, 0x14)), ActivateAfter: 10 * time.Second}
 		copy(w.Wrap.Salt[:], fill(32, first))
 		copy(w.Wrap.Commitment[:], fill(32, first+32))
 		copy(w.Wrap.Ciphertext[:], fill(48, first+64))
@@ -234,6 +234,7 @@ func (s vectorSet) grants() {
 	type fieldKey struct {
 		Epoch        [3]uint64 `json:"epoch"`
 		Keeper       string    `json:"keeper"`
+		Certificate  octets    `json:"certificate"`
 		ActiveIn     int64     `json:"active_in_ms"`
 		SupersededBy int64     `json:"superseded_ms_ago"`
 		Secret       octets    `json:"secret"`
@@ -241,7 +242,7 @@ func (s vectorSet) grants() {
 	body := goodBody()
 	var keys []fieldKey
 	for _, k := range body[0].Keys {
-		keys = append(keys, fieldKey{[3]uint64{k.Epoch.PolicyVersion, k.Epoch.Generation, k.Epoch.Number}, k.Keeper, k.ActiveIn.Milliseconds(), k.SupersededBy.Milliseconds(), k.Secret.Bytes()})
+		keys = append(keys, fieldKey{[3]uint64{k.Epoch.PolicyVersion, k.Epoch.Generation, k.Epoch.Number}, k.Keeper, k.Certificate[:], k.ActiveIn.Milliseconds(), k.SupersededBy.Milliseconds(), k.Secret.Bytes()})
 	}
 	s.ok("", "what a Grant seals", "4.2", "grant-keys", []map[string]any{{"group": body[0].Name, "generation": body[0].Generation, "founder": body[0].Founder, "next": body[0].Next,
 		"kek": octets(body[0].KEK.Bytes()), "keys": keys}}, body.Marshal())
@@ -263,6 +264,8 @@ func (s vectorSet) grants() {
 	bad("founder", "an empty founder", func(g *GrantGroup) { g.Founder = "" })
 	bad("keeper", "a keeper's name in capitals", func(g *GrantGroup) { g.Keys[1].Keeper = "GW1" })
 	bad("delay", "an activation delay of more than a day", func(g *GrantGroup) { g.Keys[0].ActiveIn = 25 * time.Hour })
+	cert := bytes.Replace(goodBody().Marshal(), append([]byte{0x58, 0x20}, fill(32, 0x12)...), append([]byte{0x58, 0x1f}, fill(31, 0x12)...), 1)
+	s.bad("certificate-short", "the hash of a minter's certificate has 31 bytes", "4.2", "grant-keys", cert)
 	short := bytes.Replace(goodBody().Marshal(), append([]byte{0x58, 0x20}, fill(32, 0x80)...), append([]byte{0x58, 0x1f}, fill(31, 0x80)...), 1)
 	s.bad("kek-short", "a KEK of 31 bytes", "4.2", "grant-keys", short)
 	s.bad("no-group", "no group", "4.2", "grant-keys", GrantBody{}.Marshal())
@@ -273,16 +276,17 @@ func (s vectorSet) grants() {
 func (s vectorSet) epochs() {
 	e := goodEpoch()
 	type fieldWrap struct {
-		Number     uint64 `json:"number"`
-		Minter     string `json:"minter"`
-		Activate   int64  `json:"activate_after_ms"`
-		Salt       octets `json:"salt"`
-		Commitment octets `json:"commitment"`
-		Ciphertext octets `json:"ciphertext"`
+		Number      uint64 `json:"number"`
+		Minter      string `json:"minter"`
+		Certificate octets `json:"certificate"`
+		Activate    int64  `json:"activate_after_ms"`
+		Salt        octets `json:"salt"`
+		Commitment  octets `json:"commitment"`
+		Ciphertext  octets `json:"ciphertext"`
 	}
 	var wraps []fieldWrap
 	for _, w := range e.Wraps {
-		wraps = append(wraps, fieldWrap{w.Number, w.Minter, w.ActivateAfter.Milliseconds(), w.Wrap.Salt[:], w.Wrap.Commitment[:], w.Wrap.Ciphertext[:]})
+		wraps = append(wraps, fieldWrap{w.Number, w.Minter, w.Certificate[:], w.ActivateAfter.Milliseconds(), w.Wrap.Salt[:], w.Wrap.Commitment[:], w.Wrap.Ciphertext[:]})
 	}
 	s.ok("", "a leader announces its newest epoch and the two before", "4.3", "epoch", map[string]any{"group": e.Group, "policy_version": e.PolicyVersion,
 		"policy_hash": octets(e.PolicyHash[:]), "generation": e.Generation, "founder": e.Founder, "wraps": wraps}, e.Marshal())
@@ -307,6 +311,9 @@ func (s vectorSet) epochs() {
 	bad("twice", "the same epoch twice", func(e *EpochMessage) { e.Wraps[1] = e.Wraps[0] })
 	bad("delay", "an activation delay of more than a day", func(e *EpochMessage) { e.Wraps[0].ActivateAfter = 24*time.Hour + time.Millisecond })
 	bad("group", "an empty group name", func(e *EpochMessage) { e.Group = "" })
+	one := edited(goodEpoch(), func(e *EpochMessage) { e.Wraps = e.Wraps[:1] }).Marshal()
+	cert := bytes.Replace(one, append([]byte{0x58, 0x20}, fill(32, 0x14)...), append([]byte{0x58, 0x21}, fill(33, 0x14)...), 1)
+	s.bad("certificate-long", "the hash of the minter's certificate has 33 bytes", "4.3", "epoch", cert)
 }
 
 type fieldGroup struct {

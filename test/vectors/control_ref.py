@@ -94,10 +94,10 @@ def grant(payload):
 
 
 def granted_key(item):
-    policy, generation, num, keeper, active_in, superseded, secret = array(item, 7, 7)
+    policy, generation, num, keeper, cert, active_in, superseded, secret = array(item, 8, 8)
     return {
-        "epoch": [version(policy), counted(generation), counted(num)], "keeper": name(keeper), "active_in_ms": number(active_in, 0, DAY),
-        "superseded_ms_ago": number(superseded, 0, TWO_YEARS), "secret": octets(secret, 32),
+        "epoch": [version(policy), counted(generation), counted(num)], "keeper": name(keeper), "certificate": octets(cert, 32),
+        "active_in_ms": number(active_in, 0, DAY), "superseded_ms_ago": number(superseded, 0, TWO_YEARS), "secret": octets(secret, 32),
     }  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def granted_group(item):
 
 def grant_keys(payload):
     groups = ascending([granted_group(g) for g in array(decode(payload, "parse"), 1, 256)])
-    if sum(len(g["keys"]) for g in groups) > 1536:
+    if sum(len(g["keys"]) for g in groups) > 1280:
         refuse("too many secrets")
     return groups
 
@@ -128,10 +128,10 @@ def epoch(payload):
     group, policy, policy_hash, generation, founder, wraps = head(payload, "epoch", 7)
 
     def one(item):
-        num, minter, activate, salt, committed, ciphertext = array(item, 6, 6)
+        num, minter, cert, activate, salt, committed, ciphertext = array(item, 7, 7)
         return {
-            "number": counted(num), "minter": name(minter), "activate_after_ms": number(activate, 0, DAY), "salt": octets(salt, 32),
-            "commitment": octets(committed, 32), "ciphertext": octets(ciphertext, 48),
+            "number": counted(num), "minter": name(minter), "certificate": octets(cert, 32),
+            "activate_after_ms": number(activate, 0, DAY), "salt": octets(salt, 32), "commitment": octets(committed, 32), "ciphertext": octets(ciphertext, 48),
         }  # fmt: skip
 
     e = {"group": name(group), "policy_version": version(policy), "policy_hash": octets(policy_hash, 32), "generation": counted(generation), "founder": name(founder)}
@@ -278,6 +278,6 @@ class Member:
             context = self.fleet, group, e["generation"], w["number"], w["minter"]
             secret = unwrap(key, w["salt"], w["commitment"], w["ciphertext"], *context)
             following, key = following + 1, ratchet(key, group)
-            taken.append({"number": w["number"], "minter": w["minter"], "activate_after_ms": w["activate_after_ms"], "secret": secret,
-                          "commitment": w["commitment"], "key_id": w["commitment"][:4]})  # fmt: skip
+            taken.append({"number": w["number"], "minter": w["minter"], "certificate": w["certificate"], "activate_after_ms": w["activate_after_ms"],
+                          "secret": secret, "commitment": w["commitment"], "key_id": w["commitment"][:4]})  # fmt: skip
         return {**kek, "next": following, "kek": key}, taken
