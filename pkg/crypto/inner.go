@@ -1,10 +1,17 @@
 package crypto
 
 // The inner plaintext is the tail of an MQTT 5 PUBLISH: length of the properties as a
-// variable byte integer (MQTT 5 1.5.5), properties, payload (spec 3).
+// variable byte integer (MQTT 5 1.5.5), properties, payload (spec 3). Padding may stand before it: bytes 80,
+// then 00, which no length in its shortest form begins with (spec 3.1).
 
 // MaxProps is the most bytes of properties that a variable byte integer can announce.
 const MaxProps = 1<<28 - 1
+
+// MaxPad is the largest multiple that inner plaintexts are padded to, in bytes (spec 3.1).
+const MaxPad = 1 << 16
+
+// minPadding is the shortest padding.
+const minPadding = 2
 
 // InnerLen is the length of the inner plaintext for so many bytes of properties and payload.
 func InnerLen(props, payload int) int { return varintLen(props) + props + payload }
@@ -29,9 +36,42 @@ func appendVarint(dst []byte, n int) []byte {
 	return append(dst, byte(n))
 }
 
+// paddedLen is the length of an inner plaintext of n bytes with its padding to a multiple of pad; pad 0 is none.
+func paddedLen(n, pad int) int {
+	if pad == 0 {
+		return n
+	}
+	n += minPadding
+	return n + (pad-n%pad)%pad
+}
+
+// appendPadding appends n bytes of padding, 0 or at least minPadding.
+func appendPadding(dst []byte, n int) []byte {
+	if n == 0 {
+		return dst
+	}
+	for range n - 1 {
+		dst = append(dst, 0x80)
+	}
+	return append(dst, 0)
+}
+
+// unpad returns what follows the padding of b; b itself if there is none.
+func unpad(b []byte) []byte {
+	n := 0
+	for n < len(b) && b[n] == 0x80 {
+		n++
+	}
+	if n == 0 || n == len(b) || b[n] != 0 {
+		return b
+	}
+	return b[n+1:]
+}
+
 // SplitInner splits an inner plaintext into properties (without their length) and
 // payload, both views into b. Errors are [ErrInner].
 func SplitInner(b []byte) (props, payload []byte, err error) {
+	b = unpad(b)
 	n := 0
 	for i := 0; i < 4 && i < len(b); i++ {
 		n |= int(b[i]&0x7f) << (7 * i)

@@ -61,6 +61,7 @@ func (s *stream) Kid() Kid { return s.kid }
 type SealStream struct {
 	stream
 	next uint64
+	pad  int
 }
 
 // NewSealStream starts the stream id of topic in group. id must be new: one
@@ -73,15 +74,21 @@ func NewSealStream(secret *PayloadSecret, group, topic string, id StreamID) (*Se
 	return &SealStream{stream: s}, nil
 }
 
+// SetPad pads the inner plaintext of every message from now on to a multiple of pad bytes, at most
+// [MaxPad]; 0, as at the beginning, is no padding (spec 3.1).
+func (s *SealStream) SetPad(pad int) { s.pad = min(max(pad, 0), MaxPad) }
+
 // Next returns the number that the next Seal will burn.
 func (s *SealStream) Next() uint64 { return s.next }
 
 // Len is the length of the envelope that the next Seal makes of innerLen bytes
-// of inner plaintext (see [InnerLen]).
-func (s *SealStream) Len(innerLen int) int { return envelopeLen(s.next, innerLen) }
+// of inner plaintext (see [InnerLen]), which it pads.
+func (s *SealStream) Len(innerLen int) int { return s.LenAt(s.next, innerLen) }
 
 // LenAt is Len for the number seq.
-func (s *SealStream) LenAt(seq uint64, innerLen int) int { return envelopeLen(seq, innerLen) }
+func (s *SealStream) LenAt(seq uint64, innerLen int) int {
+	return envelopeLen(seq, paddedLen(innerLen, s.pad))
+}
 
 // Seal burns the next number, seals properties and payload under it and
 // appends the envelope to dst. props is a property block without its length, empty
@@ -101,7 +108,7 @@ func (s *SealStream) Seal(dst, props, payload []byte) (out []byte, seq uint64, e
 // burn takes the next number out of use. It comes before any keystream byte is made, so
 // that nothing that goes wrong later can bring the number back (F1).
 func (s *SealStream) burn(props, payload []byte) (uint64, error) {
-	if len(props) > MaxProps || len(payload) > MaxInner || InnerLen(len(props), len(payload)) > MaxInner {
+	if len(props) > MaxProps || len(payload) > MaxInner || s.innerLen(props, payload) > MaxInner {
 		return 0, ErrTooLarge
 	}
 	seq := s.next
@@ -112,10 +119,17 @@ func (s *SealStream) burn(props, payload []byte) (uint64, error) {
 	return seq, nil
 }
 
+// innerLen is the length of the inner plaintext, padding included.
+func (s *SealStream) innerLen(props, payload []byte) int {
+	return paddedLen(InnerLen(len(props), len(payload)), s.pad)
+}
+
 // sealAt builds the envelope in place: header, inner plaintext, and the AEAD over the latter.
 func (s *SealStream) sealAt(dst []byte, seq uint64, props, payload []byte) []byte {
-	dst = appendHeader(dst, &s.prefix, seq, InnerLen(len(props), len(payload)))
+	n := s.innerLen(props, payload)
+	dst = appendHeader(dst, &s.prefix, seq, n)
 	start := len(dst)
+	dst = appendPadding(dst, n-InnerLen(len(props), len(payload)))
 	dst = appendVarint(dst, len(props))
 	dst = append(dst, props...)
 	dst = append(dst, payload...)
@@ -142,7 +156,7 @@ func (s *SealStream) SealRecorded(dst, props, payload []byte) (out []byte, r Res
 	if err != nil {
 		return dst, Resend{}, err
 	}
-	r.size = InnerLen(len(props), len(payload))
+	r.size = s.innerLen(props, payload)
 	copy(r.tag[:], out[len(out)-tagSize:])
 	return out, r, nil
 }
@@ -151,7 +165,7 @@ func (s *SealStream) SealRecorded(dst, props, payload []byte) (out []byte, r Res
 // what was sealed then. Otherwise it returns [ErrNotIdentical], and nothing made under the
 // number is left in dst: no envelope under one number ever covers two plaintexts (F1).
 func (s *SealStream) Reseal(dst []byte, r Resend, props, payload []byte) ([]byte, error) {
-	if r.size == 0 || r.seq >= s.next || InnerLen(len(props), len(payload)) != r.size {
+	if r.size == 0 || r.seq >= s.next || s.innerLen(props, payload) != r.size {
 		return dst, ErrNotIdentical
 	}
 	out := s.sealAt(dst, r.seq, props, payload)

@@ -28,6 +28,7 @@ type envelopeVector struct {
 	Seq      uint64 `json:"seq"`
 	Props    octets `json:"props"`
 	Payload  octets `json:"payload"`
+	Pad      int    `json:"pad,omitempty"` // the multiple that inner is padded to
 	Key      octets `json:"key,omitempty"`
 	BaseIV   octets `json:"base_iv,omitempty"`
 	AAD      octets `json:"aad,omitempty"`
@@ -54,6 +55,7 @@ func (v *envelopeVector) sealer(t *testing.T) *SealStream {
 	secret := must(PayloadSecretFrom(v.Secret))(t)
 	s := must(NewSealStream(secret, v.Group, v.Topic, StreamID(v.Stream)))(t)
 	s.next = v.Seq
+	s.SetPad(v.Pad)
 	return s
 }
 
@@ -116,6 +118,21 @@ func validVectors(t *testing.T, add func(string, envelopeVector)) {
 	ok("topic-utf8", "4.5", "topic and payload beyond ASCII", func(v *envelopeVector) { v.Topic, v.Payload = "werk/größe/温度/🌡", octets("21,5 °C") })
 	ok("topic-300", "4.5", "topic of 300 bytes", func(v *envelopeVector) { v.Topic = strings.Repeat("t", 300) })
 	ok("group-utf8", "4.5", "group beyond ASCII", func(v *envelopeVector) { v.Group = "halle-größe" })
+	// 61/62 is where one byte of properties length, payload and 2 bytes of padding no longer fit 64.
+	for _, n := range []int{0, 1, 13, 14, 61, 62, 125} {
+		ok(fmt.Sprintf("pad-64-payload-%d", n), "3.1", fmt.Sprintf("payload of %d bytes, padded to a multiple of 64", n), func(v *envelopeVector) {
+			v.Pad, v.Payload = 64, bytes.Repeat([]byte{0x61}, n)
+		})
+	}
+	ok("pad-16-props", "3.1", "130 bytes of properties, whose length begins with 82, behind the padding", func(v *envelopeVector) {
+		v.Pad, v.Props = 16, bytes.Repeat([]byte{0x01}, 130)
+	})
+	ok("pad-16-props-128", "3.1", "the length of the properties begins with 80, as padding does", func(v *envelopeVector) {
+		v.Pad, v.Props = 16, bytes.Repeat([]byte{0x01}, 128)
+	})
+	ok("pad-none-props-16384", "3.1", "80 80 01 begins no padding: it is the length 16384", func(v *envelopeVector) { v.Props = bytes.Repeat([]byte{0x01}, 16384) })
+	ok("pad-1000", "3.1", "a multiple that is no power of two", func(v *envelopeVector) { v.Pad = 1000 })
+	ok("pad-payload-like", "3.1", "a payload that looks like padding", func(v *envelopeVector) { v.Pad, v.Payload = 16, octets{0x80, 0x80, 0x00} })
 	ok("will", "5.3", "a will, in a stream of its own", func(v *envelopeVector) {
 		id := NewStreamID("gw1", vectorBoot, vectorRandom, true)
 		v.Stream, v.Seq, v.Payload = id[:], 0, octets("offline")
@@ -221,11 +238,16 @@ func authVectors(t *testing.T, add func(string, envelopeVector)) {
 		return bytes.Replace(s.aad, append([]byte{0x84, 0x01}, 0x67), append([]byte{0x84, 0x02}, 0x67), 1)
 	}, nil))
 	for name, inner := range map[string][]byte{
-		"overrun":      {0x05, 'a', 'b', 'c', 'd'},
-		"long":         {0x80, 0x00, 'x'},
-		"long-1":       {0x81, 0x00, 0x01, 'x'},
-		"five-bytes":   {0x80, 0x80, 0x80, 0x80, 0x01, 'x'},
-		"unterminated": {0x80},
+		"overrun":         {0x05, 'a', 'b', 'c', 'd'},
+		"long":            {0x80, 0x00, 'x'},
+		"long-1":          {0x81, 0x00, 0x01, 'x'},
+		"five-bytes":      {0x80, 0x80, 0x80, 0x80, 0x01, 'x'},
+		"unterminated":    {0x80},
+		"padding-only":    {0x80, 0x80, 0x00},
+		"padding-open":    {0x80, 0x80, 0x80},
+		"padding-bent":    {0x80, 0x81, 0x00, 0x00, 'x'},
+		"padding-twice":   {0x80, 0x00, 0x80, 0x00, 0x00, 'x'},
+		"padding-overrun": {0x80, 0x80, 0x00, 0x05, 'a', 'b', 'c', 'd'},
 	} {
 		bad(name, "inner", "3", "sealed well, but the length of the properties is malformed", resealed(t, nil, inner))
 	}

@@ -175,7 +175,7 @@ func (c *conn) sealWill(con *mqttparse.Connect, state *State) (changed bool, err
 	if key == nil {
 		return false, refuse(refusedNotReady, serverUnavailable, "no key of group "+d.Group+" yet to seal a will under: the device is told to come back")
 	}
-	s, err := c.g.newSealStream(string(w.Topic), d.Group, key, true)
+	s, err := c.g.newSealStream(string(w.Topic), d, key, true)
 	if err != nil {
 		return false, internalError(err)
 	}

@@ -116,8 +116,8 @@ func (d *downPath) packet(f mqttparse.Frame) error {
 	return d.pass(f)
 }
 
-// most is the longest packet taken from the broker: as long as one taken from a device, sealed.
-func (d *downPath) most() int { return d.c.g.maxPacket() + crypto.MaxOverhead }
+// most is the longest packet taken from the broker: as long as one taken from a device, padded and sealed.
+func (d *downPath) most() int { return d.c.g.maxPacket() + crypto.MaxPad + crypto.MaxOverhead }
 
 // tooLarge looks for a PUBLISH that is longer than that. Anybody may have published it, and the broker would send
 // it with each connection anew if it ended this one: it is refused like a forged one, without being read

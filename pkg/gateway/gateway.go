@@ -155,6 +155,7 @@ type Gateway struct {
 // stateBox is a State and the way to learn that it is no longer the newest.
 type stateBox struct {
 	*State
+	grows    int           // the most that a PUBLISH grows by
 	replaced chan struct{} // closed by the SetState that replaces it
 }
 
@@ -187,7 +188,7 @@ func (g *Gateway) SetState(s *State) {
 	if s == nil {
 		s = &State{}
 	}
-	old := g.state.Swap(&stateBox{State: s, replaced: make(chan struct{})})
+	old := g.state.Swap(&stateBox{State: s, grows: s.growth(), replaced: make(chan struct{})})
 	g.metrics.epochs.observe(s.Keys)
 	close(old.replaced)
 }

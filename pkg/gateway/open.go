@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"sealgate/pkg/crypto"
@@ -272,7 +273,7 @@ const headerMost = 1 + 4 + 2 + 2 + 4
 // openInto appends the opened message: header, then the inner plaintext right where the
 // payload belongs. An inner plaintext begins with the length of its properties. In MQTT 5
 // the header ends with just that; before, that byte covers the last one of the header, which is
-// put back. Only properties on both sides, or for a receiver that has none, make a copy.
+// put back. Padding, properties on both sides, or for a receiver that has none, make the message move.
 func (d *downPath) openInto(s *openStream, p *mqttparse.Publish, outer []byte, env *crypto.Envelope) (start int, err error) {
 	const tag = 16
 	v := d.c.version
@@ -294,13 +295,16 @@ func (d *downPath) openInto(s *openStream, p *mqttparse.Publish, outer []byte, e
 		return 0, err
 	}
 	props, payload, err := crypto.SplitInner(out[at:])
+	padded := len(out)-at != crypto.InnerLen(len(props), len(payload))
 	switch {
 	case err != nil:
 		return 0, err
-	case len(props) == 0 && len(outer) == 0:
-		out[at] = last // in MQTT 5 it is the same zero
 	case len(props) > 0 && !contentOnly(props):
 		return 0, crypto.ErrInner
+	case padded:
+		out = d.rebuild(out, start, p, outer, props, payload)
+	case len(props) == 0 && len(outer) == 0:
+		out[at] = last // in MQTT 5 it is the same zero
 	case v == mqttparse.V5 && len(outer) == 0:
 	default:
 		out = d.rebuild(out, start, p, outer, props, payload)
@@ -309,15 +313,19 @@ func (d *downPath) openInto(s *openStream, p *mqttparse.Publish, outer []byte, e
 	return start, nil
 }
 
-// rebuild writes the opened message again, with the properties of both sides, the inner in
-// place of the outer: or with none for a receiver before MQTT 5.
+// rebuild writes the opened message again, from start on, with the properties of both sides, the inner in
+// place of the outer: or with none for a receiver before MQTT 5. props and payload are views into out, which has room: the
+// message only gets shorter, but for properties of the header, which have been reserved.
 func (d *downPath) rebuild(out []byte, start int, head *mqttparse.Publish, outer, props, payload []byte) []byte {
 	if d.c.version == mqttparse.V5 {
-		head.Properties = append(append(make([]byte, 0, len(outer)+len(props)), outer...), props...)
+		d.props.outer = append(append(d.props.outer[:0], outer...), props...)
+		head.Properties = d.props.outer
 	}
-	content := append([]byte(nil), payload...)
-	out = mqttparse.AppendPublishHeader(out[:start], d.c.version, head, len(content))
-	return append(out, content...)
+	size := mqttparse.PublishLen(d.c.version, head, len(payload))
+	out = slices.Grow(out[:start], size)[:start+size]
+	copy(out[start+size-len(payload):], payload) // before the header takes its place
+	mqttparse.AppendPublishHeader(out[:start], d.c.version, head, len(payload))
+	return out
 }
 
 // judge says whether an authentic message is new to this session, and if so remembers it:

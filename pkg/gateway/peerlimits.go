@@ -93,9 +93,14 @@ func (l peerLimits) forDevice(growth, most int) peerLimits {
 }
 
 // growth is the most that a PUBLISH grows by when it is sealed under s.
-func (s *State) growth() int { return sealGrowth }
+func (s *State) growth() int {
+	if pad := s.Table.MaxPad(); pad > 0 {
+		return sealGrowth + pad + 1
+	}
+	return sealGrowth
+}
 
-// sealGrowth is what sealing itself adds at most: the envelope, and longer lengths.
+// sealGrowth is what sealing itself adds at most, padding aside: the envelope, and longer lengths.
 const sealGrowth = crypto.MaxOverhead + 8
 
 // overBroker reports whether a packet of n bytes is longer than the broker takes.

@@ -6,6 +6,7 @@ import (
 
 	"sealgate/pkg/crypto"
 	"sealgate/pkg/mqttparse"
+	"sealgate/pkg/policy"
 )
 
 // sealStream is one topic of one client: the verdict for it and the stream under it. Both
@@ -17,6 +18,7 @@ type sealStream struct {
 	clear bool // a zero-length retained message passes as it is
 	key   *crypto.Key
 	seal  *crypto.SealStream
+	pad   int // as in seal
 	cost  int // bytes charged for a long topic
 
 	links[sealStream] // by use
@@ -67,24 +69,25 @@ var (
 	errOverBroker = errors.New("a message is longer than the broker takes")
 )
 
-// stream gives the stream to seal topic under, a topic of group: the one there is if its
+// stream gives the stream to seal topic under, as decided: the one there is if its
 // send key is still the group's, else a new one. errNoKey means to wait for another State.
-func (u *upPath) stream(topic []byte, group string, clearable bool) (*sealStream, error) {
-	key := u.state.Keys.Send(group)
+func (u *upPath) stream(topic []byte, d policy.Decision) (*sealStream, error) {
+	key := u.state.Keys.Send(d.Group)
 	if key == nil {
 		return nil, errNoKey
 	}
 	t := &u.c.sess.seals
 	s := t.get(topic)
-	if s != nil && s.group == group && s.key.ID == key.ID && s.key.Epoch == key.Epoch {
-		s.state, s.clear, s.key = u.state, clearable, key
+	if s != nil && s.group == d.Group && s.key.ID == key.ID && s.key.Epoch == key.Epoch {
+		s.state, s.clear, s.key = u.state, d.ClearRetained, key
+		s.setPad(d.Pad)
 		return s, nil
 	}
-	made, err := u.c.g.newSealStream(string(topic), group, key, false)
+	made, err := u.c.g.newSealStream(string(topic), d, key, false)
 	if err != nil {
 		return nil, err
 	}
-	made.state, made.clear = u.state, clearable
+	made.state = u.state
 	if s != nil {
 		u.drop(s)
 	}
@@ -146,16 +149,25 @@ func (g *Gateway) charge(cost int) error {
 	return nil
 }
 
-func (g *Gateway) newSealStream(topic, group string, key *crypto.Key, will bool) (*sealStream, error) {
+// newSealStream starts a stream of topic, as decided, under key.
+func (g *Gateway) newSealStream(topic string, d policy.Decision, key *crypto.Key, will bool) (*sealStream, error) {
 	id, err := g.newStreamID(will)
 	if err != nil {
 		return nil, err
 	}
-	seal, err := crypto.NewSealStream(key.Secret, group, topic, id)
+	seal, err := crypto.NewSealStream(key.Secret, d.Group, topic, id)
 	if err != nil {
-		return nil, fmt.Errorf("starting a stream of group %q: %w", group, err)
+		return nil, fmt.Errorf("starting a stream of group %q: %w", d.Group, err)
 	}
-	return &sealStream{topic: topic, group: group, key: key, seal: seal, cost: topicCost(topic)}, nil
+	s := &sealStream{topic: topic, group: d.Group, clear: d.ClearRetained, key: key, seal: seal, cost: topicCost(topic)}
+	s.setPad(d.Pad)
+	return s, nil
+}
+
+// setPad sets the multiple that messages are padded to from now on.
+func (s *sealStream) setPad(pad int) {
+	s.pad = pad
+	s.seal.SetPad(pad)
 }
 
 // seal puts a message on a sealed topic into the output: header, and the envelope in place

@@ -156,7 +156,7 @@ func (u *upPath) publish(f mqttparse.Frame) error {
 		}
 	}
 	// Room first: making it may wait for the broker, and the State is to be of after that.
-	if err := u.reserve(len(f.Raw) + len(p.Topic) + sealGrowth); err != nil {
+	if err := u.reserve(len(f.Raw) + len(p.Topic) + u.c.g.state.Load().grows); err != nil {
 		return err
 	}
 	u.refresh()
@@ -194,7 +194,7 @@ func (u *upPath) decide(p *mqttparse.Publish) (*sealStream, error) {
 		if d.Verdict != policy.Seal {
 			return nil, nil
 		}
-		s, err := u.stream(p.Topic, d.Group, d.ClearRetained)
+		s, err := u.stream(p.Topic, d)
 		if err == nil {
 			return s, nil
 		}
@@ -365,7 +365,8 @@ func (u *upPath) sealOrRestart(s *sealStream, p *mqttparse.Publish, inner []byte
 	if !errors.Is(err, crypto.ErrExhausted) {
 		return err
 	}
-	fresh, err := u.c.g.newSealStream(s.topic, s.group, s.key, false)
+	d := policy.Decision{Verdict: policy.Seal, Group: s.group, ClearRetained: s.clear, Pad: s.pad}
+	fresh, err := u.c.g.newSealStream(s.topic, d, s.key, false)
 	if err != nil {
 		return internalError(err)
 	}

@@ -2,13 +2,19 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
+	"sealgate/pkg/crypto"
 	"sealgate/pkg/dcbor"
 )
 
-// formatVersion is the first item of an encoded document.
-const formatVersion = 1
+// The first item of an encoded document: its format. A document without options is of the first, so that
+// members who know no other understand it, and each document has one encoding.
+const (
+	formatPlain   = 1
+	formatOptions = 2 // groups have options
+)
 
 // Lengths that a decoder accepts for single strings.
 const (
@@ -21,14 +27,14 @@ const (
 // does.
 func (d *Document) Marshal() []byte {
 	b := dcbor.AppendArray(nil, 8)
-	b = dcbor.AppendUint(b, formatVersion)
+	b = dcbor.AppendUint(b, d.format())
 	b = dcbor.AppendText(b, d.Fleet)
 	b = dcbor.AppendUint(b, d.Version)
 	b = dcbor.AppendBytes(b, d.Previous[:])
 	b = dcbor.AppendText(b, d.Unmatched)
 	b = dcbor.AppendArray(b, len(d.Groups))
 	for i := range d.Groups {
-		b = d.Groups[i].append(b)
+		b = d.Groups[i].append(b, d.format())
 	}
 	b = appendTexts(b, d.RevokedNames)
 	b = dcbor.AppendArray(b, len(d.RevokedCerts))
@@ -38,8 +44,19 @@ func (d *Document) Marshal() []byte {
 	return b
 }
 
-func (g *Group) append(b []byte) []byte {
-	b = dcbor.AppendArray(b, 11)
+// format is that of the document's encoding.
+func (d *Document) format() uint64 {
+	if slices.ContainsFunc(d.Groups, func(g Group) bool { return g.Pad != 0 }) {
+		return formatOptions
+	}
+	return formatPlain
+}
+
+// groupItems is the length of a group's array in each format.
+var groupItems = [...]int{formatPlain: 11, formatOptions: 12}
+
+func (g *Group) append(b []byte, format uint64) []byte {
+	b = dcbor.AppendArray(b, groupItems[format])
 	b = dcbor.AppendText(b, g.Name)
 	b = appendTexts(b, g.Topics)
 	b = appendTexts(b, g.Publish)
@@ -48,7 +65,11 @@ func (g *Group) append(b []byte) []byte {
 	for _, d := range []time.Duration{g.Rotate, g.History, g.Freshness, g.ActivateAfter, g.Checkpoint} {
 		b = dcbor.AppendUint(b, uint64(d.Milliseconds()))
 	}
-	return dcbor.AppendText(b, g.ClearRetained)
+	b = dcbor.AppendText(b, g.ClearRetained)
+	if format == formatOptions {
+		b = dcbor.AppendUint(b, uint64(g.Pad))
+	}
+	return b
 }
 
 func appendTexts(b []byte, list []string) []byte {
@@ -68,15 +89,16 @@ func Unmarshal(b []byte) (*Document, error) {
 	r := dcbor.NewReader(b)
 	d := new(Document)
 	r.ArrayExact(8)
-	if v := r.Uint(); r.Err() == nil && v != formatVersion {
-		return nil, fmt.Errorf("policy: format version %d; this program knows version %d: update it", v, formatVersion)
+	format := r.Uint()
+	if r.Err() == nil && (format < formatPlain || format > formatOptions) {
+		return nil, fmt.Errorf("policy: format version %d; this program knows up to version %d: update it", format, formatOptions)
 	}
 	d.Fleet = r.Text(maxName)
 	d.Version = r.Uint()
 	r.BytesExact(d.Previous[:])
 	d.Unmatched = r.Text(len(SealPrefix) + maxName)
 	for range r.Array(MaxGroups) {
-		d.Groups = append(d.Groups, readGroup(r))
+		d.Groups = append(d.Groups, readGroup(r, format))
 	}
 	d.RevokedNames = readTexts(r, MaxRevocations, maxName)
 	for range r.Array(MaxRevocations) {
@@ -87,15 +109,21 @@ func Unmarshal(b []byte) (*Document, error) {
 	if err := r.Done(); err != nil {
 		return nil, fmt.Errorf("policy: %w", err)
 	}
+	if format != d.format() {
+		return nil, fmt.Errorf("policy: format version %d for a document without options: it would have two encodings", format)
+	}
 	if err := d.Validate(); err != nil {
 		return nil, err
 	}
 	return d, nil
 }
 
-func readGroup(r *dcbor.Reader) Group {
+func readGroup(r *dcbor.Reader, format uint64) Group {
 	var g Group
-	r.ArrayExact(11)
+	if r.Err() != nil {
+		return g
+	}
+	r.ArrayExact(groupItems[format])
 	g.Name = r.Text(maxName)
 	g.Topics = readTexts(r, MaxFilters, maxFilter)
 	g.Publish = readTexts(r, MaxPatterns, maxName)
@@ -105,6 +133,9 @@ func readGroup(r *dcbor.Reader) Group {
 		*d = time.Duration(r.UintMax(uint64(maxDuration/time.Millisecond))) * time.Millisecond
 	}
 	g.ClearRetained = r.Text(len(WordPass))
+	if format == formatOptions {
+		g.Pad = int(r.UintMax(crypto.MaxPad))
+	}
 	return g
 }
 

@@ -26,6 +26,7 @@ const (
 	MaxGroups      = 256       // groups in a document
 	MaxFilters     = 1024      // topic filters in a document, all groups together
 	MaxPatterns    = 64        // name patterns in one list of one group
+	MinPad         = 16        // bytes, of a Pad that is not 0; the most is [crypto.MaxPad]
 	MaxKeepers     = 8         // keepers of one group when the document names them
 	DefaultKeepers = 3         // keepers that signing fills in when the document names none
 	MaxRevocations = 4096      // revoked names and revoked certificates, each
@@ -67,6 +68,7 @@ type Group struct {
 	ActivateAfter time.Duration // between announcing an epoch and sealing under it
 	Checkpoint    time.Duration // between two checkpoints of a gateway
 	ClearRetained string        // "pass" or "deny" for a zero-length retained PUBLISH
+	Pad           int           // bytes that lengths are hidden in multiples of; 0: not
 }
 
 // DefaultGroup is a group of that name with every value that policy.toml may leave out:

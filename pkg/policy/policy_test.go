@@ -121,6 +121,10 @@ func TestValidate(t *testing.T) {
 		{"activation at once is allowed", func(d *Document) { d.Groups[0].ActivateAfter = 0 }, ""},
 		{"negative", func(d *Document) { d.Groups[0].ActivateAfter = -1 }, "group[0].activate_after"},
 		{"clear word", func(d *Document) { d.Groups[0].ClearRetained = "yes" }, `group[0].clear_retained: "yes"`},
+		{"pad too small", func(d *Document) { d.Groups[0].Pad = 15 }, "group[0].pad: 15"},
+		{"pad too large", func(d *Document) { d.Groups[0].Pad = 65537 }, "group[0].pad: 65537"},
+		{"pad negative", func(d *Document) { d.Groups[0].Pad = -1 }, "group[0].pad: -1"},
+		{"padded", func(d *Document) { d.Groups[0].Pad = 64 }, ""},
 		{"unmatched word", func(d *Document) { d.Unmatched = "drop" }, `unmatched: "drop" is not a rule`},
 		{"unmatched empty", func(d *Document) { d.Unmatched = "" }, "unmatched"},
 		{"unmatched group", func(d *Document) { d.Unmatched = "seal:lime" }, `"seal:lime" names a group that does not exist`},
@@ -172,9 +176,38 @@ func TestCBORRoundTrip(t *testing.T) {
 	if _, err := Unmarshal(append(b, 0)); err == nil {
 		t.Error("a trailing byte was accepted")
 	}
-	b[1] = 2 // format version
-	if _, err := Unmarshal(b); err == nil || !strings.Contains(err.Error(), "format version 2") {
+	b[1] = 3 // format version
+	if _, err := Unmarshal(b); err == nil || !strings.Contains(err.Error(), "format version 3") {
 		t.Errorf("another format version: %v", err)
+	}
+}
+
+// A document with options is of format 2, and one of format 2 has options: there is one encoding of each.
+func TestCBOROptions(t *testing.T) {
+	d := plant()
+	d.Groups[1].Pad = 64
+	b := d.Marshal()
+	got, err := Unmarshal(b)
+	if err != nil || !reflect.DeepEqual(got, d) || b[1] != 2 {
+		t.Fatalf("format %d: %+v, %v", b[1], got, err)
+	}
+	table, err := got.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pad := table.Publish([]byte("office/x")).Pad; pad != 64 || table.MaxPad() != 64 || table.Publish([]byte("line/1/state")).Pad != 0 {
+		t.Errorf("pads to %d, at most %d", pad, table.MaxPad())
+	}
+	none := bytes.Replace(b, []byte("\x64deny\x18\x40"), []byte("\x64deny\x00"), 1)
+	if len(none) != len(b)-1 {
+		t.Fatal("the option was not found")
+	}
+	if _, err := Unmarshal(none); err == nil || !strings.Contains(err.Error(), "two encodings") {
+		t.Errorf("format 2 without options: %v", err)
+	}
+	b[1] = 1
+	if _, err := Unmarshal(b); err == nil {
+		t.Error("format 1 with options was accepted")
 	}
 }
 
@@ -200,16 +233,16 @@ func TestTable(t *testing.T) {
 		unmatched, topic string
 		want             Decision
 	}{
-		{WordDeny, "line/3/state", Decision{Seal, "line", true}},
-		{WordDeny, "office/door", Decision{Seal, "office", false}},
-		{WordDeny, "office", Decision{Seal, "office", false}}, // '#' covers the parent level
+		{WordDeny, "line/3/state", Decision{Verdict: Seal, Group: "line", ClearRetained: true}},
+		{WordDeny, "office/door", Decision{Verdict: Seal, Group: "office"}},
+		{WordDeny, "office", Decision{Verdict: Seal, Group: "office"}}, // '#' covers the parent level
 		{WordDeny, "line/3/other", Decision{}},
 		{WordPass, "line/3/other", Decision{Verdict: Pass, ClearRetained: true}},
-		{"seal:office", "line/3/other", Decision{Seal, "office", false}},
+		{"seal:office", "line/3/other", Decision{Verdict: Seal, Group: "office"}},
 		{"seal:office", "$SYS/uptime", Decision{}},
 		{WordPass, "$SYS/uptime", Decision{Verdict: Pass, ClearRetained: true}},
 		{WordDeny, "$SYS/uptime", Decision{}},
-		{"seal:office", "", Decision{Seal, "office", false}},
+		{"seal:office", "", Decision{Verdict: Seal, Group: "office"}},
 	}
 	for _, tt := range tests {
 		d := plant()
@@ -359,6 +392,9 @@ const corpus = "testdata/fuzz/FuzzUnmarshal"
 // FuzzUnmarshal: what is accepted is valid and encodes to the same bytes.
 func FuzzUnmarshal(f *testing.F) {
 	f.Add(plant().Marshal())
+	options := plant()
+	options.Groups[0].Pad = 64
+	f.Add(options.Marshal())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d, err := Unmarshal(b)
 		if err != nil {

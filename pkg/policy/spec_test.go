@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"sealgate/pkg/crypto"
 	"sealgate/test/cddl"
 )
 
@@ -20,6 +21,11 @@ func TestSpecDescribesTheDocument(t *testing.T) {
 	b := plant().Marshal()
 	if err := spec.Check("policy", b); err != nil {
 		t.Error(err)
+	}
+	d := plant()
+	d.Groups[1].Pad = 64
+	if err := spec.Check("policy", d.Marshal()); err != nil {
+		t.Errorf("with an option: %v", err)
 	}
 	if err := spec.Check("policy", bytes.Replace(b, []byte("\x64pass"), []byte("\x64past"), 1)); err == nil {
 		t.Error("the rules accept a word that the code refuses")
@@ -46,6 +52,7 @@ func TestSpecNamesTheDefaults(t *testing.T) {
 		"[0*64 pattern]":               MaxPatterns == 64,
 		"[1*8 name]":                   MaxKeepers == 8,
 		"[0*4096 name]":                MaxRevocations == 4096,
+		"or 16 to 65,536 bytes":        MinPad == 16 && crypto.MaxPad == 65536,
 		"the first three gateways and": DefaultKeepers == 3,
 	} {
 		if !ok || !strings.Contains(strings.Join(strings.Fields(string(b)), " "), word) {

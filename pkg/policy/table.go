@@ -33,12 +33,14 @@ type Decision struct {
 	Verdict       Verdict
 	Group         string // set if Verdict is Seal
 	ClearRetained bool   // a zero-length retained PUBLISH may pass as it is
+	Pad           int    // multiple of bytes that the inner plaintext is padded to; 0: not padded
 }
 
 // Table answers for topics. It is immutable and safe for concurrent use.
 type Table struct {
 	topics    topic.Set[Decision]
 	unmatched Decision
+	pad       int
 }
 
 // Table builds the table of a valid document.
@@ -49,6 +51,7 @@ func (d *Document) Table() (*Table, error) {
 	t := new(Table)
 	for i := range d.Groups {
 		g := &d.Groups[i]
+		t.pad = max(t.pad, g.Pad)
 		for _, f := range g.Topics {
 			if err := t.topics.Add(f, g.decision()); err != nil {
 				return nil, fmt.Errorf("policy: group %q: topic filter %q: %w", g.Name, f, err)
@@ -65,7 +68,16 @@ func (d *Document) Table() (*Table, error) {
 }
 
 func (g *Group) decision() Decision {
-	return Decision{Verdict: Seal, Group: g.Name, ClearRetained: g.ClearRetained == WordPass}
+	return Decision{Verdict: Seal, Group: g.Name, ClearRetained: g.ClearRetained == WordPass, Pad: g.Pad}
+}
+
+// MaxPad is the largest Pad of all groups: an envelope under this policy is up to MaxPad+1 bytes longer than
+// without padding, or as long if it is 0.
+func (t *Table) MaxPad() int {
+	if t == nil {
+		return 0
+	}
+	return t.pad
 }
 
 // Publish decides about a PUBLISH that a device sends, by its full topic name. It does not

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"encoding/hex"
+	"math"
 	"time"
 
 	"sealgate/pkg/strictoml"
@@ -32,6 +33,7 @@ type tomlGroup struct {
 	ActivateAfter *string   `toml:"activate_after"`
 	Checkpoint    *string   `toml:"checkpoint"`
 	ClearRetained *string   `toml:"clear_retained"`
+	Pad           int64     `toml:"pad"`
 }
 
 // ParseTOML reads policy.toml. Values that are left out get the defaults of [DefaultGroup],
@@ -84,6 +86,7 @@ func (t *tomlGroup) group(f *strictoml.File, i int) Group {
 	if t.ClearRetained != nil {
 		g.ClearRetained = *t.ClearRetained
 	}
+	g.Pad = int(max(min(t.Pad, math.MaxInt32), -1)) // what does not fit is out of range
 	for _, v := range []struct {
 		key  string
 		from *string

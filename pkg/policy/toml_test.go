@@ -50,6 +50,21 @@ func TestParseTOMLDefaults(t *testing.T) {
 	}
 }
 
+func TestParseTOMLPad(t *testing.T) {
+	for text, want := range map[string]string{
+		"pad = 64": "", "pad = 0": "", "pad = 3": "pad: 3: lengths", "pad = 4294967360": "pad: 2147483647",
+		"pad = -9223372036854775808": "pad: -1", `pad = "64"`: "pad",
+	} {
+		d, err := ParseTOML([]byte("[[group]]\nname = \"x\"\ntopics = [\"a\"]\n" + text + "\n"))
+		if want == "" && (err != nil || d.Groups[0].Pad != 64 && text != "pad = 0") {
+			t.Errorf("%s: %+v, %v", text, d, err)
+		}
+		if want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: error %v, want one with %q", text, err, want)
+		}
+	}
+}
+
 func TestParseTOMLEmptyListsStayEmpty(t *testing.T) {
 	d, err := ParseTOML([]byte("[[group]]\nname = \"x\"\ntopics = [\"a\"]\npublish = []\nread = []\n"))
 	if err != nil {

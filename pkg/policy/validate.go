@@ -169,8 +169,15 @@ func (g *Group) validate(i int, p *problems) {
 			p.add(groupKey(i, d.key), "%s is not a whole number of milliseconds", v)
 		}
 	}
+	g.validatePad(i, p)
 	if g.ClearRetained != WordPass && g.ClearRetained != WordDeny {
 		p.add(groupKey(i, "clear_retained"), "%q: use \"pass\" or \"deny\"", g.ClearRetained)
+	}
+}
+
+func (g *Group) validatePad(i int, p *problems) {
+	if g.Pad != 0 && (g.Pad < MinPad || g.Pad > crypto.MaxPad) {
+		p.add(groupKey(i, "pad"), "%d: lengths are hidden in multiples of %d to %d bytes; 0, or leaving it out, hides none", g.Pad, MinPad, crypto.MaxPad)
 	}
 }
 

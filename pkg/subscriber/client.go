@@ -203,7 +203,7 @@ func (c *Client) startSessions(brokers []session.Broker) (err error) {
 	}
 	c.data, err = session.Start(c.ctx, session.Config{
 		Brokers: brokers, TLS: o.TLS, Username: o.Username, Password: o.Password,
-		ClientID: o.ClientID, CleanSession: o.ClientID == "", MaxPacket: o.MaxMessage + crypto.MaxOverhead + 65536 + 16,
+		ClientID: o.ClientID, CleanSession: o.ClientID == "", MaxPacket: o.MaxMessage + crypto.MaxPad + crypto.MaxOverhead + 65536 + 16,
 		Log: o.Log, Name: "messages", Now: func() time.Time { return c.member.Now().Wall },
 		Up: c.up, Down: c.down, Message: c.arrived,
 	})

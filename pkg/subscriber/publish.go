@@ -43,19 +43,20 @@ func (p *publisher) init(name string) error {
 	return err
 }
 
-// seal seals payload for a topic of a group under key.
-func (p *publisher) seal(name, group string, key *crypto.Key, payload []byte) (wire []byte, head control.StreamHead, err error) {
+// seal seals payload for a topic, as decided, under key.
+func (p *publisher) seal(name string, d policy.Decision, key *crypto.Key, payload []byte) (wire []byte, head control.StreamHead, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {
-		s, err := p.get(name, group, key)
+		s, err := p.get(name, d.Group, key)
 		if err != nil {
 			return nil, head, err
 		}
+		s.stream.SetPad(d.Pad)
 		out, seq, err := s.stream.Seal(nil, nil, payload)
 		if err == nil {
 			kid := s.stream.Kid()
-			head = control.StreamHead{Group: group, Topic: sha256.Sum256([]byte(name)), Key: kid.KeyID(), Stream: kid.StreamID(), From: seq, Next: seq + 1}
+			head = control.StreamHead{Group: d.Group, Topic: sha256.Sum256([]byte(name)), Key: kid.KeyID(), Stream: kid.StreamID(), From: seq, Next: seq + 1}
 		}
 		if !errors.Is(err, crypto.ErrExhausted) {
 			return out, head, err
@@ -166,5 +167,5 @@ func (c *Client) prepare(ctx context.Context, name string, payload []byte, retai
 	if err != nil {
 		return nil, head, fmt.Errorf("no confirmed key of group %q (does a keeper's controld run?): %w", d.Group, err)
 	}
-	return c.out.seal(name, d.Group, key, payload)
+	return c.out.seal(name, d, key, payload)
 }

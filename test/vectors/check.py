@@ -43,7 +43,7 @@ def check_envelope(v):
     props, payload = octets(v["props"]), octets(v["payload"])
     envelope = octets(v.get("envelope", ""))
     if v["expect"] in ("ok", "exhausted"):
-        sealed, kind = outcome(lambda: ref.seal(secret, v["group"], v["topic"], stream, v["seq"], props, payload))
+        sealed, kind = outcome(lambda: ref.seal(secret, v["group"], v["topic"], stream, v["seq"], props, payload, v.get("pad", 0)))
         same("sealing", kind, v["expect"])
         if kind != "ok":
             return

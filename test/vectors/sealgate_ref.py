@@ -80,11 +80,18 @@ def varint(n):
             return bytes(out)
 
 
-def inner(props, payload):
-    return varint(len(props)) + props + payload
+def inner(props, payload, pad=0):
+    plain = varint(len(props)) + props + payload
+    if not pad:
+        return plain
+    padding = 2 + -(len(plain) + 2) % pad
+    return b"\x80" * (padding - 1) + b"\0" + plain
 
 
 def split_inner(data):
+    rest = data.lstrip(b"\x80")
+    if len(rest) < len(data) and rest[:1] == b"\0":
+        data = rest[1:]
     n = shift = used = 0
     while True:
         if used == len(data) or used == 4:
@@ -113,13 +120,13 @@ def nonce(base_iv, piv):
     return bytes(a ^ b for a, b in zip(base_iv, piv.rjust(12, b"\0")))
 
 
-def seal(secret, group, topic, stream, seq, props, payload):
+def seal(secret, group, topic, stream, seq, props, payload, pad=0):
     if seq > MAX_SEQ:
         raise Refused("exhausted", "start a new stream")
     kid = commitment(secret, group)[:4] + stream
     key, base_iv = stream_keys(secret, group, topic, stream)
     piv = partial_iv(seq)
-    ct = ChaCha20Poly1305(key).encrypt(nonce(base_iv, piv), inner(props, payload), additional_data(group, topic, kid))
+    ct = ChaCha20Poly1305(key).encrypt(nonce(base_iv, piv), inner(props, payload, pad), additional_data(group, topic, kid))
     return encode(cbor2.CBORTag(16, [PROTECTED, {4: kid, 6: piv}, ct]))
 
 
