@@ -22,13 +22,31 @@ func (g *group) warnAt() time.Duration {
 	if g.alone || g.warned || g.freshAt == 0 {
 		return never
 	}
-	return g.freshAt + min(FreshnessWarning, g.def.Freshness/4)
+	return g.freshAt + g.patience()
 }
+
+// patience is how long the lack of a confirmation is borne before it becomes an alarm.
+func (g *group) patience() time.Duration { return min(FreshnessWarning, g.def.Freshness/4) }
+
+// renewEvery is the longest time until the next confirmation is asked for.
+func (g *group) renewEvery() time.Duration { return min(ConfirmInterval, g.def.Freshness/12) }
 
 // renewal is a time, at random, until the next confirmation is asked for.
 func (m *Machine) renewal(g *group) time.Duration {
-	d := min(ConfirmInterval, g.def.Freshness/12)
+	d := g.renewEvery()
 	return d/2 + m.jitter(d/2)
+}
+
+// confirmedAt is when this member's authority was last confirmed, false if there is nothing to seal under. A keeper that has no other
+// to ask confirms itself, as often as others ask: who lives on its word, as a data plane does, must hear it again.
+func (g *group) confirmedAt(now time.Duration) (at time.Duration, ok bool) {
+	switch {
+	case !g.sender || g.sending == nil:
+		return 0, false
+	case g.alone:
+		return now - now%max(g.renewEvery(), 1), true
+	}
+	return g.freshAt, g.freshAt > 0
 }
 
 // fresh notes an answer to our own nonce: what it confirms was true after the Hello was sent.

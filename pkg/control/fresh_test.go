@@ -163,3 +163,30 @@ func TestLargeGroupGetsItsGenerationInTime(t *testing.T) {
 		t.Errorf("generation %d", g)
 	}
 }
+
+// TestAuthorityOfADataPlane: what a data plane beside the machine is told is the machine's own limit; a keeper that has nobody to
+// ask renews it by itself, and nobody has any who has nothing to seal under.
+func TestAuthorityOfADataPlane(t *testing.T) {
+	w, gw, _ := keepers(t, 2, shortFreshness)
+	w.run(10 * time.Second)
+	n := gw[1]
+	s := n.m.Status(w.now()).Groups[0]
+	if s.Lapses-w.mono != s.FreshLeft || s.Lapses-s.Warns != 45*time.Minute {
+		t.Errorf("lapses in %v, warns in %v; fresh for %v", s.Lapses-w.mono, s.Warns-w.mono, s.FreshLeft)
+	}
+	n.disconnect()
+	w.run(2 * time.Hour)
+	if s := n.m.Status(w.now()).Groups[0]; s.Lapses != 0 || s.Warns != 0 {
+		t.Errorf("nothing may be sealed, and the data plane may until %v", s.Lapses)
+	}
+
+	w, gw, _ = keepers(t, 1, shortFreshness)
+	w.run(10 * time.Second)
+	for range 100 {
+		w.run(time.Minute)
+		s := gw[0].m.Status(w.now()).Groups[0]
+		if left := s.Lapses - w.mono; left > time.Hour || left < 55*time.Minute || s.Warns <= w.mono {
+			t.Fatalf("at %v a keeper alone has authority for %v and warns in %v", w.mono, left, s.Warns-w.mono)
+		}
+	}
+}

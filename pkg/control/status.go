@@ -38,6 +38,8 @@ type GroupStatus struct {
 	Asking    bool          // a Hello about this group is out or due
 	FreshLeft time.Duration // until the authority to seal lapses for want of a confirmation; 0: it has, or there is none; -1: it cannot lapse
 	Stale     bool          // the alarm about the lack of a confirmation stands
+	Warns     time.Duration // on the machine's clock, when a data plane that hears nothing new should warn; 0: no authority
+	Lapses    time.Duration // and when it must seal no more
 }
 
 // Status describes the machine at now.
@@ -65,6 +67,9 @@ func (g *group) status(now time.Duration) GroupStatus {
 		s.FreshLeft = -1
 	case g.sender && g.freshAt > 0:
 		s.FreshLeft = max(g.lapse()-now, 0)
+	}
+	if at, ok := g.confirmedAt(now); ok {
+		s.Warns, s.Lapses = at+g.patience(), at+g.def.Freshness
 	}
 	if k := g.newest(); k != nil {
 		s.Epoch, s.KeyID, s.Age, s.Confirmed = k.epoch, k.id, now-k.learned, k.confirmed

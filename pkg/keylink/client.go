@@ -30,7 +30,7 @@ type ClientOptions struct {
 	Log *slog.Logger
 
 	// OnSnapshot gets each snapshot. renewed says that policy and keys came with it;
-	// else only its Epochs and Control differ from the one before.
+	// else only its Authority, Epochs and Control differ from the one before.
 	OnSnapshot func(s Snapshot, renewed bool)
 
 	// OnConnected is told when controld becomes reachable (true) or ceases to be (false).
@@ -253,7 +253,7 @@ func (in *assembler) take(m message) (complete, renewed bool, err error) {
 		} else if in.snapshot.Keys == nil {
 			return false, false, errors.New("keylink: stats before the first snapshot")
 		}
-		in.snapshot.Epochs, in.snapshot.Control = m.epochs, m.control
+		in.snapshot.Epochs, in.snapshot.Authority, in.snapshot.Control = m.epochs, m.authority, m.control
 		return true, renewed, nil
 	case refusalMsg:
 		return false, false, fmt.Errorf("controld refused: %s", m.text)

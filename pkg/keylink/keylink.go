@@ -23,7 +23,7 @@ import (
 )
 
 // ProtocolVersion is the version that both sides name in their first frame.
-const ProtocolVersion = 2
+const ProtocolVersion = 3
 
 // Snapshot is what controld tells gatewayd. Each one replaces the one before.
 type Snapshot struct {
@@ -35,8 +35,19 @@ type Snapshot struct {
 	// restart: gatewayd keeps what it has. An empty list takes the keys away.
 	Keys map[string][]crypto.Key
 
+	// Authority holds, by group, how long the keys that may seal may do so. Of a group that is missing what was said
+	// before holds good; of which nothing ever was, nothing may be sealed.
+	Authority map[string]Authority
+
 	Epochs  map[string]EpochInfo // by group, for the gauges
 	Control map[Counter]uint64   // control messages since controld started
+}
+
+// Authority is how long a group's keys may seal if controld says nothing more (docs/spec/control.md section 6.4). Times are
+// on CLOCK_BOOTTIME, to the millisecond.
+type Authority struct {
+	Warn  time.Duration // when an operator should know
+	Lapse time.Duration // when nothing may be sealed any more
 }
 
 // EpochInfo is the newest epoch of a group that controld knows.

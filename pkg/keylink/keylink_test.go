@@ -39,9 +39,10 @@ func newKey(t testing.TB, group string, number uint64) crypto.Key {
 func newSnapshot(t testing.TB) Snapshot {
 	return Snapshot{
 		Policy: []byte{1, 2, 3}, Gateway: "gw1",
-		Keys:    map[string][]crypto.Key{"a": {newKey(t, "a", 2), newKey(t, "a", 1)}, "b": nil},
-		Epochs:  map[string]EpochInfo{"a": {crypto.Epoch{PolicyVersion: 1, Generation: 2, Number: 2}, 1500 * time.Millisecond}},
-		Control: map[Counter]uint64{{"hello", "sent"}: 3, {"grant", "accepted"}: 1},
+		Keys:      map[string][]crypto.Key{"a": {newKey(t, "a", 2), newKey(t, "a", 1)}, "b": nil},
+		Authority: map[string]Authority{"a": {15 * time.Minute, 24 * time.Hour}},
+		Epochs:    map[string]EpochInfo{"a": {crypto.Epoch{PolicyVersion: 1, Generation: 2, Number: 2}, 1500 * time.Millisecond}},
+		Control:   map[Counter]uint64{{"hello", "sent"}: 3, {"grant", "accepted"}: 1},
 	}
 }
 

@@ -66,10 +66,11 @@ type (
 		group string
 		keys  []crypto.Key
 	}
-	// statsMsg ends a snapshot; alone, it renews the gauges and counters of the one before.
+	// statsMsg ends a snapshot; alone, it renews the authority, gauges and counters of the one before.
 	statsMsg struct {
-		epochs  map[string]EpochInfo
-		control map[Counter]uint64
+		epochs    map[string]EpochInfo
+		authority map[string]Authority
+		control   map[Counter]uint64
 	}
 	unknownKeyMsg struct {
 		group string
@@ -152,11 +153,16 @@ func appendMillis(b []byte, d time.Duration) []byte {
 }
 
 func (m statsMsg) append(b []byte) []byte {
-	b = dcbor.AppendArray(start(b, 3, typeStats), len(m.epochs))
+	b = dcbor.AppendArray(start(b, 4, typeStats), len(m.epochs))
 	for _, group := range slices.Sorted(maps.Keys(m.epochs)) {
 		b = dcbor.AppendText(dcbor.AppendArray(b, 3), group)
 		b = appendEpoch(b, m.epochs[group].Epoch)
 		b = appendMillis(b, m.epochs[group].Age)
+	}
+	b = dcbor.AppendArray(b, len(m.authority))
+	for _, group := range slices.Sorted(maps.Keys(m.authority)) {
+		b = dcbor.AppendText(dcbor.AppendArray(b, 3), group)
+		b = appendMillis(appendMillis(b, m.authority[group].Warn), m.authority[group].Lapse)
 	}
 	b = dcbor.AppendArray(b, len(m.control))
 	for _, c := range slices.SortedFunc(maps.Keys(m.control), Counter.compare) {
@@ -250,7 +256,7 @@ var formats = [...]struct {
 	typeHello:      {3, func(r *dcbor.Reader) message { return helloMsg{r.Uint(), r.Text(maxName)} }},
 	typePolicy:     {3, readPolicy},
 	typeKeys:       {3, readKeys},
-	typeStats:      {3, readStats},
+	typeStats:      {4, readStats},
 	typeUnknownKey: {3, readUnknownKey},
 	typeReport:     {4, readReport},
 	typeRotate:     {2, func(r *dcbor.Reader) message { return rotateMsg{r.Text(maxName)} }},
@@ -309,13 +315,20 @@ func ascending(r *dcbor.Reader, before *string, name string) {
 }
 
 func readStats(r *dcbor.Reader) message {
-	m := statsMsg{epochs: make(map[string]EpochInfo), control: make(map[Counter]uint64)}
+	m := statsMsg{epochs: make(map[string]EpochInfo), authority: make(map[string]Authority), control: make(map[Counter]uint64)}
 	before := ""
 	for range r.Array(MaxGroups) {
 		r.ArrayExact(3)
 		group := r.Text(maxName)
 		ascending(r, &before, group)
 		m.epochs[group] = EpochInfo{readEpoch(r), readMillis(r)}
+	}
+	before = ""
+	for range r.Array(MaxGroups) {
+		r.ArrayExact(3)
+		group := r.Text(maxName)
+		ascending(r, &before, group)
+		m.authority[group] = Authority{readMillis(r), readMillis(r)}
 	}
 	var last Counter
 	for i := range r.Array(MaxCounters) {

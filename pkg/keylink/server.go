@@ -83,7 +83,7 @@ func Listen(path string, opt ServerOptions) (*Server, error) {
 // Publish makes s the snapshot that connected gateways get now and later ones at connect. s
 // and what it refers to must not change afterwards. It never blocks: a gateway that is slow
 // gets the newest snapshot only. Gateways that have the same policy and keys get the
-// gauges and counters alone.
+// authority, gauges and counters alone.
 func (s *Server) Publish(snap Snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -314,7 +314,7 @@ func writeSnapshot(w io.Writer, snap, sent *Snapshot) error {
 			}
 		}
 	}
-	return writeMessage(w, statsMsg{snap.Epochs, snap.Control})
+	return writeMessage(w, statsMsg{snap.Epochs, snap.Authority, snap.Control})
 }
 
 // sameKeys reports whether both carry the same policy and keys. Secrets are told apart by

@@ -17,9 +17,23 @@ import (
 	"sealgate/pkg/member"
 )
 
-// statsEvery is how often gauges and counters are looked at; gatewayd is told when they
-// changed.
-const statsEvery = time.Second
+// How often gauges, counters and the authority to seal are looked at; gatewayd is told when they changed. Authority that
+// lasts for seconds only is looked at more often.
+const (
+	statsEvery   = time.Second
+	statsAtLeast = 50 * time.Millisecond
+)
+
+// lookEvery is the pause between two looks under a policy.
+func lookEvery(state *member.State) time.Duration {
+	every := statsEvery
+	if state.Policy != nil {
+		for i := range state.Policy.Document.Groups {
+			every = min(every, state.Policy.Document.Groups[i].Freshness/12)
+		}
+	}
+	return max(every, statsAtLeast)
+}
 
 // options connects the socket to the member.
 func (d *daemon) options() keylink.ServerOptions {
@@ -60,16 +74,18 @@ func streamHeads(streams []keylink.Stream) []control.StreamHead {
 
 // publish keeps the snapshot for gatewayd up to date until ctx ends.
 func (d *daemon) publish(ctx context.Context) {
-	tick := time.NewTicker(statsEvery)
+	tick := time.NewTimer(statsEvery)
 	defer tick.Stop()
 	var last stamp
 	for {
 		changed := d.member.Changed()
+		state := d.member.State() // before the status: what may seal there has its authority here
 		status := d.member.Status()
-		if now := stampOf(status, d.member.State()); !now.equal(last) {
-			d.server.Publish(snapshot(d.member.Identity(), d.member.State(), status))
+		if now := stampOf(status, state); !now.equal(last) {
+			d.server.Publish(snapshot(d.member.Identity(), state, status))
 			last = now
 		}
+		tick.Reset(lookEvery(state))
 		select {
 		case <-ctx.Done():
 			return
@@ -84,6 +100,7 @@ type stamp struct {
 	state    *member.State
 	counters uint64
 	epochs   uint64
+	lapses   time.Duration // the sum of all
 }
 
 func stampOf(s control.Status, state *member.State) stamp {
@@ -93,6 +110,7 @@ func stampOf(s control.Status, state *member.State) stamp {
 	}
 	for _, g := range s.Groups {
 		t.epochs += g.Epoch.Number + g.Epoch.Generation
+		t.lapses += g.Lapses
 	}
 	return t
 }
@@ -103,14 +121,18 @@ func (t stamp) equal(o stamp) bool { return t == o }
 // groups that this member may write or read. Nothing of the identity and no KEK.
 func snapshot(self crypto.Member, state *member.State, status control.Status) keylink.Snapshot {
 	s := keylink.Snapshot{
-		Gateway: self.Name,
-		Keys:    make(map[string][]crypto.Key),
-		Epochs:  make(map[string]keylink.EpochInfo),
-		Control: make(map[keylink.Counter]uint64),
+		Gateway:   self.Name,
+		Keys:      make(map[string][]crypto.Key),
+		Authority: make(map[string]keylink.Authority),
+		Epochs:    make(map[string]keylink.EpochInfo),
+		Control:   make(map[keylink.Counter]uint64),
 	}
 	for _, g := range status.Groups {
 		if g.Epoch != (crypto.Epoch{}) {
 			s.Epochs[g.Name] = keylink.EpochInfo{Epoch: g.Epoch, Age: g.Age}
+		}
+		if g.Lapses > 0 {
+			s.Authority[g.Name] = keylink.Authority{Warn: g.Warns, Lapse: g.Lapses}
 		}
 	}
 	for c, n := range status.Counters {

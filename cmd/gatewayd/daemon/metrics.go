@@ -65,6 +65,10 @@ func (k *keyState) writePrometheus(w io.Writer) {
 		fmt.Fprintf(w, "sealgate_control_messages_total{type=%q,result=%q} %d\n", c.Type, c.Result, k.control[c])
 	}
 	fmt.Fprintf(w, "sealgate_controld_connected %d\n", one(k.connected))
+	now := boottime.Now()
+	for _, group := range slices.Sorted(maps.Keys(k.authority)) {
+		fmt.Fprintf(w, "sealgate_fresh_seconds{group=%q} %.1f\n", group, k.authority[group].left(now).Seconds())
+	}
 }
 
 // Status is the JSON at /status.
@@ -85,6 +89,8 @@ type GroupStatus struct {
 	Sending    string  `json:"sending,omitempty"` // sealed under; missing: nothing of this group leaves
 	Keys       int     `json:"keys"`
 	AgeSeconds float64 `json:"age_seconds"`
+	Fresh      float64 `json:"fresh_seconds"` // until nothing is sealed any more unless controld says so; 0: nothing is
+	Stale      bool    `json:"stale"`         // the warning about that stands
 }
 
 func (d *daemon) writeStatus(w io.Writer) {
@@ -109,8 +115,10 @@ func (k *keyState) status(now time.Duration) Status {
 		if e, ok := k.epochs[name]; ok {
 			g.Epoch, g.AgeSeconds = e.Epoch.String(), (e.Age + now - k.epochsAt).Seconds()
 		}
+		a := k.authority[name]
+		g.Fresh, g.Stale = a.left(now).Seconds(), a != nil && a.warned
 		for _, key := range k.keys[name] {
-			if key.Send {
+			if key.Send && a.left(now) > 0 {
 				g.Sending = key.Epoch.String()
 				break
 			}

@@ -38,6 +38,12 @@ func (w *withholder) withhold(prefix string) { w.prefix.Store(&prefix) }
 // quickFleet is a fleet of gw1 and alice with checkpoints every two seconds.
 func quickFleet(t *testing.T) (gateway, reader string) {
 	t.Helper()
+	return editedFleet(t, `checkpoint = "10s"`, `checkpoint = "2s"`)
+}
+
+// editedFleet is a fleet of gw1 and alice in whose policy old has given way to next.
+func editedFleet(t *testing.T, old, next string) (gateway, reader string) {
+	t.Helper()
 	fleet := filepath.Join(t.TempDir(), "fleet")
 	run(t, "fleet", "init", fleet, "--name", "plant")
 	file := filepath.Join(fleet, "policy.toml")
@@ -45,9 +51,9 @@ func quickFleet(t *testing.T) (gateway, reader string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := strings.Replace(string(b), `checkpoint = "10s"`, `checkpoint = "2s"`, 1)
+	text := strings.Replace(string(b), old, next, 1)
 	if text == string(b) {
-		t.Fatalf("no checkpoint interval of 10s in\n%s", b)
+		t.Fatalf("no %s in\n%s", old, b)
 	}
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)

@@ -37,6 +37,8 @@ type daemon struct {
 	untoldMu sync.Mutex
 	untold   []keylink.Stream // guarded by untoldMu; heads that no report has taken yet
 
+	stateMu sync.Mutex // held from finding out what the pipeline's state is to be until it is
+
 	mu  sync.Mutex
 	cfg *config.Config // guarded by mu; replaced by a reload
 }
@@ -77,6 +79,7 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (err error) {
 	for _, helper := range []func(){
 		func() { _ = d.link.Run(linked) },
 		func() { d.tellStreams(telling) },
+		func() { d.watchAuthority(ctx) },
 		func() { d.reloads(ctx, hangups) },
 	} {
 		helpers.Go(func() {
@@ -164,11 +167,15 @@ func (d *daemon) serve(ctx context.Context, steering *steer.Steering) error {
 func (d *daemon) snapshot(s keylink.Snapshot, renewed bool) {
 	d.keys.stats(s)
 	if !renewed {
+		d.keys.renew(s.Authority)
+		d.enforce(boottime.Now())
 		return
 	}
+	d.stateMu.Lock()
+	defer d.stateMu.Unlock()
 	state, notes, err := d.keys.merge(s, boottime.Now())
 	for _, note := range notes {
-		d.log.Warn("keylink: "+note.text, note.args...)
+		d.log.Log(context.Background(), note.level, "keylink: "+note.text, note.args...)
 	}
 	switch {
 	case state == nil:

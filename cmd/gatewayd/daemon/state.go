@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -26,19 +27,22 @@ type keyState struct {
 	document  *policy.Document
 	table     *policy.Table
 	keys      map[string][]crypto.Key // by group, highest first
+	authority map[string]*authority   // by group, how long those that may seal may do so
 	epochs    map[string]keylink.EpochInfo
 	epochsAt  time.Duration // boot time at which epochs came
 	control   map[keylink.Counter]uint64
+	refused   bool // the newest snapshot was: what renews it renews nothing here
 }
 
 func newKeyState(name string) *keyState {
-	return &keyState{name: name, keys: make(map[string][]crypto.Key)}
+	return &keyState{name: name, keys: make(map[string][]crypto.Key), authority: make(map[string]*authority)}
 }
 
 // note is something that an operator should know.
 type note struct {
-	text string
-	args []any
+	level slog.Level
+	text  string
+	args  []any
 }
 
 func (k *keyState) setConnected(yes bool) {
@@ -56,12 +60,13 @@ func (k *keyState) stats(s keylink.Snapshot) {
 
 // merge takes a snapshot over and returns the state for the pipeline. Under the policy
 // already in force, keys that controld does not mention stay: to open with until their
-// history ends, and to seal with until controld has a send key for their group. A new
+// history ends, and to seal with until controld has a send key for their group or the authority to seal lapses. A new
 // policy replaces all keys. A policy older than the one in force is refused. Beside an error there is a
 // state if the one before must not go on: a new policy came with keys that are worth nothing.
-func (k *keyState) merge(s keylink.Snapshot, now time.Duration) (*gateway.State, []note, error) {
+func (k *keyState) merge(s keylink.Snapshot, now time.Duration) (_ *gateway.State, _ []note, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	defer func() { k.refused = err != nil }()
 	if s.Gateway != k.name {
 		return nil, nil, fmt.Errorf("it is for %q, this gateway is %q: let keylink and identity name the same member for both daemons", s.Gateway, k.name)
 	}
@@ -72,22 +77,25 @@ func (k *keyState) merge(s keylink.Snapshot, now time.Duration) (*gateway.State,
 		if k.document == nil {
 			return &gateway.State{}, nil, nil
 		}
-		notes = append(notes, note{"controld has no policy yet; the one at hand stays in force", []any{"version", k.document.Version}})
+		notes = append(notes, note{slog.LevelWarn, "controld has no policy yet; the one at hand stays in force", []any{"version", k.document.Version}})
 	case !bytes.Equal(s.Policy, k.encoded):
 		if err := k.follow(s.Policy); err != nil {
 			return nil, nil, err
 		}
 	}
 	for group, keys := range s.Keys {
-		k.keys[group] = mergeKeys(k.keys[group], keys)
+		if k.keys[group] = mergeKeys(k.keys[group], keys); len(keys) == 0 {
+			delete(k.authority, group)
+		}
 	}
+	k.authorize(s.Authority)
 	for group, keys := range k.keys {
 		keys = slices.DeleteFunc(keys, func(key crypto.Key) bool { return key.Expired(now) })
 		if k.keys[group] = keys; len(keys) == 0 {
 			delete(k.keys, group)
 		}
 	}
-	ring, err := crypto.NewKeyring(k.keys)
+	ring, err := crypto.NewKeyring(k.sealing(now))
 	if err != nil {
 		k.keys = make(map[string][]crypto.Key) // keys that contradict one another are worth nothing
 		err = fmt.Errorf("keys refused: %w", err)
@@ -116,7 +124,7 @@ func (k *keyState) follow(encoded []byte) error {
 		return errors.Join(errors.New("policy refused"), err)
 	}
 	k.encoded, k.document, k.table = encoded, d, table
-	k.keys = make(map[string][]crypto.Key)
+	k.keys, k.authority = make(map[string][]crypto.Key), make(map[string]*authority)
 	return nil
 }
 

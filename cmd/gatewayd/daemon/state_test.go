@@ -33,6 +33,12 @@ func snap(version uint64, keys map[string][]crypto.Key) keylink.Snapshot {
 	if version > 0 {
 		s.Policy = testPolicy(version)
 	}
+	s.Authority = make(map[string]keylink.Authority)
+	for group, list := range keys {
+		if len(list) > 0 {
+			s.Authority[group] = keylink.Authority{Warn: 15 * time.Minute, Lapse: time.Hour}
+		}
+	}
 	return s
 }
 

@@ -175,6 +175,8 @@ type gatewaydStatus struct {
 		Sending string  `json:"sending"`
 		Keys    int     `json:"keys"`
 		Age     float64 `json:"age_seconds"`
+		Fresh   float64 `json:"fresh_seconds"`
+		Stale   bool    `json:"stale"`
 	} `json:"groups"`
 	Traffic struct {
 		Connections int                          `json:"connections"`
@@ -241,10 +243,10 @@ func (g *gatewaydStatus) table(w io.Writer) {
 	fmt.Fprintf(w, "refused\t%s\n", counts(g.Traffic.Refused))
 	fmt.Fprintf(w, "uplink errors\t%s\n", counts(g.Traffic.Uplink))
 	if len(g.Groups) > 0 {
-		fmt.Fprintf(w, "\nGROUP\tEPOCH\tSENDING\tKEYS\tAGE\n")
+		fmt.Fprintf(w, "\nGROUP\tEPOCH\tSENDING\tFRESH\tKEYS\tAGE\n")
 	}
 	for _, x := range g.Groups {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\n", x.Name, orDash(x.Epoch), orDash(x.Sending), x.Keys, age(x.Age))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\n", x.Name, orDash(x.Epoch), orDash(x.Sending), freshness(x.Fresh, x.Stale), x.Keys, age(x.Age))
 	}
 	if len(g.Traffic.Devices) > 0 {
 		fmt.Fprintf(w, "\nCLIENT\tDEVICE\tBROKER\tCONNECTED\tUP\tDOWN\tREFUSED\n")
