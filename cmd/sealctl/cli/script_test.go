@@ -170,7 +170,7 @@ func mode(ts *testscript.TestScript, _ bool, args []string) {
 
 func startDaemons(ts *testscript.TestScript, _ bool, _ []string) {
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(w, `{"gateway":"gw1","ready":true,"controld_connected":true,"policy_version":4,"groups":[{"name":"default","epoch":"4.1.2","sending":"4.1.2","keys":2,"age_seconds":90}],`+
+		fmt.Fprint(w, `{"gateway":"gw1","ready":true,"controld_connected":true,"policy_version":4,"groups":[{"name":"default","epoch":"4.1.2","sending":"4.1.2","keys":2,"age_seconds":90,"fresh_seconds":85800}],`+
 			`"traffic":{"connections":1,"streams":3,"messages":{"up":{"seal":17}},"devices":[{"client":"pump-7","device":"10.0.0.7:4711","broker":"10.1.0.1:1883","seconds":61,"up":17,"down":0,"refused":0}]}}`)
 	}))
 	ts.Defer(web.Close)
