@@ -18,6 +18,7 @@ type downPath struct {
 	scan    mqttparse.Scanner
 	aliases aliasTable
 	pub     mqttparse.Publish // scratch
+	named   named             // how its topic goes on
 	props   propertySplit     // scratch
 	state   *State            // of this message
 	box     *stateBox
@@ -156,15 +157,10 @@ func (d *downPath) skipTooLarge() bool {
 }
 
 // resolve gives p its full topic.
-func (d *downPath) resolve(p *mqttparse.Publish) error {
-	if p.TopicAlias == 0 {
-		return nil
-	}
-	topic, err := d.aliases.resolve(p.TopicAlias, p.Topic, d.c.deviceMax)
-	if err != nil {
+func (d *downPath) resolve(p *mqttparse.Publish) (err error) {
+	if p.Topic, d.named, err = d.aliases.resolve(p, d.c.deviceMax); err != nil {
 		return refuse(refusedBroker, 0, "the broker's "+err.Error())
 	}
-	p.Topic = topic
 	return nil
 }
 
@@ -223,7 +219,6 @@ func (d *downPath) publish(f mqttparse.Frame) error {
 	if err := mqttparse.ParsePublish(f, d.c.version, p); err != nil {
 		return brokerBroke(err)
 	}
-	aliased := p.TopicAlias != 0
 	if err := d.resolve(p); err != nil {
 		return err
 	}
@@ -239,12 +234,16 @@ func (d *downPath) publish(f mqttparse.Frame) error {
 	if d.state.Table == nil || d.state.Table.Receive(p.Topic).Verdict != policy.Pass {
 		return d.refuse(p, downDeny)
 	}
-	if d.overDevice(len(f.Raw)) {
+	size := len(f.Raw)
+	if d.named == expanded {
+		size = mqttparse.PublishLen(d.c.version, p, len(p.Payload))
+	}
+	if d.overDevice(size) {
 		return d.refuse(p, downOversize)
 	}
 	d.tally.add(downPass)
 	d.forget(p)
-	return d.forward(f, p, aliased)
+	return d.forward(f, p)
 }
 
 // forget drops what is still remembered of p's packet id: a new message reuses it.
@@ -259,17 +258,16 @@ func (d *downPath) forget(p *mqttparse.Publish) {
 	s.mu.Unlock()
 }
 
-// forward passes a message: byte for byte, but for a topic alias, which ends here.
-func (d *downPath) forward(f mqttparse.Frame, p *mqttparse.Publish, aliased bool) error {
-	if !aliased {
+// forward passes a message: byte for byte, unless it came by an alias that the device does not know.
+func (d *downPath) forward(f mqttparse.Frame, p *mqttparse.Publish) error {
+	d.aliases.tell(p)
+	if d.named != expanded {
 		return d.passRaw(f.Raw)
 	}
-	out := *p
-	out.Properties = d.props.withoutAlias(p.Properties)
-	if err := d.reserve(mqttparse.PublishLen(d.c.version, &out, len(p.Payload))); err != nil {
+	if err := d.reserve(mqttparse.PublishLen(d.c.version, p, len(p.Payload))); err != nil {
 		return err
 	}
-	d.out.b = mqttparse.AppendPublishHeader(d.out.b, d.c.version, &out, len(p.Payload))
+	d.out.b = mqttparse.AppendPublishHeader(d.out.b, d.c.version, p, len(p.Payload))
 	d.out.b = append(d.out.b, p.Payload...)
 	return nil
 }

@@ -42,7 +42,11 @@ func TestRetainedClearLeavesContentPropertiesBehind(t *testing.T) {
 		if len(got) != 1 || !got[0].Retain || got[0].PacketID != 7 || len(got[0].Payload) != 0 || string(got[0].Topic) != "s/a" {
 			t.Fatalf("not the clear: %+v", got)
 		}
-		if want := []byte{mqttparse.PropMessageExpiry, 0, 0, 0, 9}; !bytes.Equal(got[0].Properties, want) {
+		want := []byte{mqttparse.PropMessageExpiry, 0, 0, 0, 9}
+		if aliased {
+			want = append(want, mqttparse.PropTopicAlias, 0, 1)
+		}
+		if !bytes.Equal(got[0].Properties, want) {
 			t.Errorf("properties % x, want % x", got[0].Properties, want)
 		}
 	}

@@ -41,7 +41,7 @@ func TestAliasesKeepNoMoreThanTheyCount(t *testing.T) {
 	long := bytes.Repeat([]byte("x"), aliasBytes-maxAliases)
 	for i := range uint16(maxAliases) {
 		for _, topic := range [][]byte{long, []byte("s")} {
-			if _, err := a.resolve(i+1, topic, maxAliases); err != nil {
+			if _, _, err := a.resolve(&mqttparse.Publish{TopicAlias: i + 1, Topic: topic}, maxAliases); err != nil {
 				t.Fatal(err)
 			}
 		}

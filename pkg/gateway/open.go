@@ -3,7 +3,6 @@ package gateway
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"sealgate/pkg/crypto"
@@ -262,70 +261,80 @@ func (d *downPath) deliver(s *openStream, p *mqttparse.Publish, env *crypto.Enve
 		d.out.b = d.out.b[:start]
 		return d.refuse(p, v)
 	}
+	d.aliases.tell(p)
 	d.tally.add(downOpen)
 	return nil
 }
 
-// headerMost is the longest PUBLISH header without topic and properties: first byte,
+// headMost is the longest PUBLISH header without topic and properties: first byte,
 // Remaining Length, topic length, packet id, property length.
-const headerMost = 1 + 4 + 2 + 2 + 4
+const headMost = 1 + 4 + 2 + 2 + 4
 
 // openInto appends the opened message: header, then the inner plaintext right where the
 // payload belongs. An inner plaintext begins with the length of its properties. In MQTT 5
 // the header ends with just that; before, that byte covers the last one of the header, which is
-// put back. Padding, properties on both sides, or for a receiver that has none, make the message move.
+// put back. Where that cannot be, because there is padding, or properties outside too, or the receiver takes none,
+// the message is opened further back and then moved to its header.
 func (d *downPath) openInto(s *openStream, p *mqttparse.Publish, outer []byte, env *crypto.Envelope) (start int, err error) {
 	const tag = 16
 	v := d.c.version
-	inner := len(env.Ciphertext) - tag
-	p.Properties = nil
-	// A packet that grows by no more than properties is never longer than this.
-	if err := d.reserve(len(p.Topic) + len(env.Ciphertext) + len(outer) + headerMost); err != nil {
+	head := *p
+	head.Properties = outer
+	if d.named == byAlias {
+		head.Topic = nil
+	}
+	room := headMost + len(head.Topic) + len(outer)
+	if err := d.reserve(room + len(env.Ciphertext)); err != nil {
 		return 0, err
 	}
 	start = len(d.out.b)
-	out := mqttparse.AppendPublishHeader(d.out.b, v, p, inner-1)
-	if out == nil {
-		return 0, crypto.ErrForged
+	out := d.out.b[:start+room]
+	at, last := start+room, byte(0)
+	inPlace := len(outer) == 0
+	if inPlace {
+		if out = mqttparse.AppendPublishHeader(d.out.b, v, &head, len(env.Ciphertext)-tag-1); out == nil {
+			return 0, crypto.ErrForged
+		}
+		at = len(out) - 1
+		last = out[at]
 	}
-	at := len(out) - 1
-	last := out[at]
-	out, err = s.open.Open(out[:at], env)
-	if err != nil {
+	if out, err = s.open.Open(out[:at], env); err != nil {
 		return 0, err
 	}
 	props, payload, err := crypto.SplitInner(out[at:])
-	padded := len(out)-at != crypto.InnerLen(len(props), len(payload))
+	inPlace = inPlace && len(out)-at == crypto.InnerLen(len(props), len(payload)) // no padding
 	switch {
 	case err != nil:
 		return 0, err
 	case len(props) > 0 && !contentOnly(props):
 		return 0, crypto.ErrInner
-	case padded:
-		out = d.rebuild(out, start, p, outer, props, payload)
-	case len(props) == 0 && len(outer) == 0:
+	case inPlace && len(props) == 0:
 		out[at] = last // in MQTT 5 it is the same zero
-	case v == mqttparse.V5 && len(outer) == 0:
+	case inPlace && v == mqttparse.V5:
 	default:
-		out = d.rebuild(out, start, p, outer, props, payload)
+		if out = rejoin(out, start, v, &head, props, payload); out == nil {
+			return 0, crypto.ErrForged
+		}
 	}
 	d.out.b = out
 	return start, nil
 }
 
-// rebuild writes the opened message again, from start on, with the properties of both sides, the inner in
-// place of the outer: or with none for a receiver before MQTT 5. props and payload are views into out, which has room: the
-// message only gets shorter, but for properties of the header, which have been reserved.
-func (d *downPath) rebuild(out []byte, start int, head *mqttparse.Publish, outer, props, payload []byte) []byte {
-	if d.c.version == mqttparse.V5 {
-		d.props.outer = append(append(d.props.outer[:0], outer...), props...)
-		head.Properties = d.props.outer
+// rejoin moves an opened message, whose properties and payload are the end of out, to the header that belongs
+// before it, at start: with the properties of both sides, or with none for a receiver before MQTT 5. The header must
+// not be longer than what lies between.
+func rejoin(out []byte, start int, v mqttparse.Version, head *mqttparse.Publish, props, payload []byte) []byte {
+	if v != mqttparse.V5 {
+		props = nil
 	}
-	size := mqttparse.PublishLen(d.c.version, head, len(payload))
-	out = slices.Grow(out[:start], size)[:start+size]
-	copy(out[start+size-len(payload):], payload) // before the header takes its place
-	mqttparse.AppendPublishHeader(out[:start], d.c.version, head, len(payload))
-	return out
+	body := out[len(out)-len(props)-len(payload):]
+	n := mqttparse.HeadLen(v, head, len(props), len(payload))
+	size := len(body)
+	copy(out[start+n:], body)
+	if mqttparse.AppendPublishHead(out[:start], v, head, len(props), size-len(props)) == nil {
+		return nil
+	}
+	return out[:start+n+size]
 }
 
 // judge says whether an authentic message is new to this session, and if so remembers it:

@@ -3,8 +3,8 @@ package gateway
 import "sealgate/pkg/mqttparse"
 
 // propertySplit sorts an MQTT 5 property block: the five properties that describe the content
-// travel inside the envelope, the others stay outside, where brokers act on them. A topic
-// alias is neither: aliases end at the gateway. The slices are valid until the next split.
+// travel inside the envelope, the others stay outside, where brokers act on them. The slices are valid until
+// the next split.
 type propertySplit struct{ inner, outer []byte }
 
 // content reports whether a property describes the payload (spec 3.1).
@@ -21,24 +21,12 @@ func content(id byte) bool {
 func (s *propertySplit) split(block []byte) {
 	s.inner, s.outer = s.inner[:0], s.outer[:0]
 	for it := mqttparse.Properties(block); it.Next(); {
-		switch id := it.ID(); {
-		case content(id):
+		if content(it.ID()) {
 			s.inner = append(s.inner, it.Raw()...)
-		case id != mqttparse.PropTopicAlias:
+		} else {
 			s.outer = append(s.outer, it.Raw()...)
 		}
 	}
-}
-
-// withoutAlias gives block without a topic alias, in its order.
-func (s *propertySplit) withoutAlias(block []byte) []byte {
-	s.outer = s.outer[:0]
-	for it := mqttparse.Properties(block); it.Next(); {
-		if it.ID() != mqttparse.PropTopicAlias {
-			s.outer = append(s.outer, it.Raw()...)
-		}
-	}
-	return s.outer
 }
 
 // release gives scratch memory back that grew beyond the usual.

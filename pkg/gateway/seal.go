@@ -265,6 +265,9 @@ func (u *upPath) reseal(rec *sentRecord, p *mqttparse.Publish, inner []byte) (do
 // header appends a PUBLISH header for a payload of size bytes, with room for the payload, and
 // returns where in the output it starts.
 func (u *upPath) header(p *mqttparse.Publish, size int) (start int, err error) {
+	if u.named == byAlias {
+		p.Topic = nil // the stream has it
+	}
 	n := mqttparse.PublishLen(u.c.version, p, size)
 	if u.overBroker(n) {
 		return 0, errOverBroker
@@ -277,6 +280,7 @@ func (u *upPath) header(p *mqttparse.Publish, size int) (start int, err error) {
 	if out == nil {
 		return 0, refuse(refusedTooLarge, 0x95, "a message does not fit an MQTT packet")
 	}
+	u.aliases.tell(p)
 	u.out.b = out
 	return start, nil
 }

@@ -22,6 +22,7 @@ type upPath struct {
 	scan    mqttparse.Scanner
 	aliases aliasTable
 	pub     mqttparse.Publish // scratch
+	named   named             // how its topic goes on
 	props   propertySplit     // scratch
 	state   *State            // of this message
 	box     *stateBox
@@ -138,13 +139,9 @@ func (u *upPath) publish(f mqttparse.Frame) error {
 	if err := mqttparse.ParsePublish(f, u.c.version, p); err != nil {
 		return malformed(err)
 	}
-	aliased := p.TopicAlias != 0
-	if aliased {
-		topic, err := u.aliases.resolve(p.TopicAlias, p.Topic, int(u.c.aliasMax.Load()))
-		if err != nil {
-			return err
-		}
-		p.Topic = topic
+	var err error
+	if p.Topic, u.named, err = u.aliases.resolve(p, int(u.c.aliasMax.Load())); err != nil {
+		return err
 	}
 	// A device of MQTT 5 has been told how long a packet may be.
 	if len(p.Payload) > u.c.g.cfg.MaxMessage && u.c.version != mqttparse.V5 {
@@ -167,14 +164,14 @@ func (u *upPath) publish(f mqttparse.Frame) error {
 			return err
 		}
 		if s == nil { // no stream: it passes, or is denied
-			return u.unsealed(f, p, aliased)
+			return u.unsealed(f, p)
 		}
 	}
 	if len(p.Payload) == 0 && p.Retain {
 		if !s.clear {
 			return u.deny(p)
 		}
-		return u.clear(f, p, aliased)
+		return u.clear(f, p)
 	}
 	return u.sealTimed(s, p)
 }
@@ -270,23 +267,21 @@ func (u *upPath) waitConnAck() error {
 }
 
 // unsealed handles a message that no stream is for.
-func (u *upPath) unsealed(f mqttparse.Frame, p *mqttparse.Publish, aliased bool) error {
+func (u *upPath) unsealed(f mqttparse.Frame, p *mqttparse.Publish) error {
 	if u.c.g.decide(u.state, p.Topic).Verdict != policy.Pass {
 		return u.deny(p)
 	}
 	u.tally.add(upPass)
-	return u.forward(f, p, aliased)
+	return u.forward(f, p)
 }
 
-// forward passes a message: byte for byte, but for a topic alias, which ends here.
-func (u *upPath) forward(f mqttparse.Frame, p *mqttparse.Publish, aliased bool) error {
-	if !aliased {
+// forward passes a message: byte for byte, unless it came by an alias that the broker does not know.
+func (u *upPath) forward(f mqttparse.Frame, p *mqttparse.Publish) error {
+	if u.named != expanded {
+		u.aliases.tell(p)
 		return u.pass(f.Raw)
 	}
-	u.props.split(p.Properties)
-	out := *p
-	out.Properties = u.props.withoutAlias(p.Properties)
-	if _, err := u.header(&out, len(p.Payload)); err != nil {
+	if _, err := u.header(p, len(p.Payload)); err != nil {
 		return err
 	}
 	u.out.b = append(u.out.b, p.Payload...)
@@ -295,11 +290,11 @@ func (u *upPath) forward(f mqttparse.Frame, p *mqttparse.Publish, aliased bool) 
 
 // clear forwards a message that deletes a retained one. It has no payload to seal, and goes without
 // the properties that describe one: outside an envelope everybody could read them.
-func (u *upPath) clear(f mqttparse.Frame, p *mqttparse.Publish, aliased bool) error {
+func (u *upPath) clear(f mqttparse.Frame, p *mqttparse.Publish) error {
 	u.tally.add(upClear)
 	u.props.split(p.Properties)
-	if !aliased && len(u.props.inner) == 0 {
-		return u.pass(f.Raw)
+	if len(u.props.inner) == 0 {
+		return u.forward(f, p)
 	}
 	p.Properties = u.props.outer
 	_, err := u.header(p, 0)

@@ -94,14 +94,15 @@ func idZero(from Direction) *refusal {
 	return errIDZero
 }
 
-// publishBody is the Remaining Length of p with a payload of payloadLen bytes.
-func publishBody(v Version, p *Publish, payloadLen int) int {
+// publishBody is the Remaining Length of p with more properties and a payload of so many bytes.
+func publishBody(v Version, p *Publish, moreProps, payloadLen int) int {
 	n := 2 + len(p.Topic) + payloadLen
 	if p.QoS > 0 {
 		n += 2
 	}
 	if v == V5 {
-		n += VarintLen(len(p.Properties)) + len(p.Properties)
+		props := len(p.Properties) + moreProps
+		n += VarintLen(props) + props
 	}
 	return n
 }
@@ -109,8 +110,14 @@ func publishBody(v Version, p *Publish, payloadLen int) int {
 // PublishLen is the size in bytes of the whole packet that [AppendPublishHeader] begins
 // when payloadLen bytes of payload follow.
 func PublishLen(v Version, p *Publish, payloadLen int) int {
-	n := publishBody(v, p, payloadLen)
+	n := publishBody(v, p, 0, payloadLen)
 	return 1 + VarintLen(n) + n
+}
+
+// HeadLen is the number of bytes that [AppendPublishHead] appends.
+func HeadLen(v Version, p *Publish, moreProps, payloadLen int) int {
+	n := publishBody(v, p, moreProps, payloadLen)
+	return 1 + VarintLen(n) + n - moreProps - payloadLen
 }
 
 // AppendPublishHeader appends everything of the PUBLISH packet p but its payload: the caller
@@ -118,7 +125,13 @@ func PublishLen(v Version, p *Publish, payloadLen int) int {
 // is not either. The topic is at most [MaxField] bytes, and [PublishLen] at most [MaxPacket];
 // for anything longer nil is returned, which no caller can mistake for a packet.
 func AppendPublishHeader(dst []byte, v Version, p *Publish, payloadLen int) []byte {
-	body := publishBody(v, p, payloadLen)
+	return AppendPublishHead(dst, v, p, 0, payloadLen)
+}
+
+// AppendPublishHead is AppendPublishHeader for a packet that has more properties than p's: the caller appends
+// moreProps bytes of them right behind, and then the payload. Before MQTT 5 moreProps must be 0.
+func AppendPublishHead(dst []byte, v Version, p *Publish, moreProps, payloadLen int) []byte {
+	body := publishBody(v, p, moreProps, payloadLen)
 	if len(p.Topic) > MaxField || body > MaxVarint {
 		return nil
 	}
@@ -136,7 +149,7 @@ func AppendPublishHeader(dst []byte, v Version, p *Publish, payloadLen int) []by
 		dst = binary.BigEndian.AppendUint16(dst, p.PacketID)
 	}
 	if v == V5 {
-		dst = AppendVarint(dst, len(p.Properties))
+		dst = AppendVarint(dst, len(p.Properties)+moreProps)
 		dst = append(dst, p.Properties...)
 	}
 	return dst
