@@ -16,7 +16,7 @@ import (
 //
 //   - the session's tables of messages in flight and of accepted messages, under
 //     session.mu (session.go);
-//   - aliasMax, brokerPacket, toldPacket, mustWait, answering and answered, which CONNACK sets;
+//   - aliasMax, brokerPacket, toldPacket, assigned, mustWait, answering and answered, which CONNACK sets;
 //   - writes: each side writes to both connections, always whole packets in one Write, which
 //     net.Conn keeps whole.
 //
@@ -30,7 +30,8 @@ type conn struct {
 	dst       netip.AddrPort // that it dialled
 	since     time.Time
 	version   mqttparse.Version
-	client    string // the id, cut to what fits a log line
+	client    string                 // the id, cut to what fits a log line
+	assigned  atomic.Pointer[string] // the id that the broker gave a client without one
 	key       sessionKey
 	sess      *session
 	up        *upPath
@@ -124,9 +125,9 @@ func (c *conn) fail(err error) {
 	case errors.As(err, &u): // done where it happened
 	case errors.As(err, &r):
 		c.g.metrics.refuse(r.reason)
-		c.g.report.warn(r.reason, r.text, "device", c.from, "client", c.client)
+		c.g.report.warn(r.reason, r.text, "device", c.from, "client", c.name())
 	case err != errPeerGone && err != errStopped && !ordinary(err):
-		c.g.report.warn("io", "connection ended: "+err.Error(), "device", c.from, "client", c.client)
+		c.g.report.warn("io", "connection ended: "+err.Error(), "device", c.from, "client", c.name())
 	}
 }
 
@@ -229,6 +230,25 @@ func discard(c net.Conn, deadline time.Time) {
 	for {
 		if _, err := c.Read(p[:]); err != nil {
 			return
+		}
+	}
+}
+
+// name is the client's id, its own or the one assigned by the broker.
+func (c *conn) name() string {
+	if id := c.assigned.Load(); id != nil {
+		return *id
+	}
+	return c.client
+}
+
+// adopt takes note of an Assigned Client Identifier (MQTT 5, 3.2.2.3.7): streams and the records of messages in flight
+// are kept under it for the client's next connection.
+func (c *conn) adopt(connAck []byte) {
+	for it := mqttparse.Properties(connAck); it.Next(); {
+		if it.ID() == mqttparse.PropAssignedClientID && c.g.store.adopt(c.sess, newSessionKey(c.dst, it.Value())) {
+			id := clip(it.Value())
+			c.assigned.Store(&id)
 		}
 	}
 }

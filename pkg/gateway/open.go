@@ -23,6 +23,12 @@ type openStream struct {
 	begun  bool   // ahead is valid
 	cost   int    // bytes charged for a long topic
 
+	// of the device's subscriptions, as of so many changes to them, if matched; see subscriptions.go
+	matched, shared bool
+	changes         uint32
+	subscribed      int
+	copies          *copies // nil before the first
+
 	links[openStream] // by use
 }
 
@@ -347,16 +353,25 @@ func (d *downPath) judge(s *openStream, p *mqttparse.Publish, env *crypto.Envelo
 		if highest, any := s.window.Highest(); any && seq < highest {
 			return downStale
 		}
+		if s.begun && seq == s.ahead { // published just now, and subscribed to with Retain As Published
+			s.ahead++
+		}
 		return d.track(p, dueRecord{stream: s, seq: seq, tag: env.Tag(), counted: true})
 	}
 	switch s.window.Check(seq) {
 	case crypto.Duplicate:
-		if !d.again(p, s, env) {
+		if d.again(p, s, env) {
+			return downOpen // QoS 2 and the device still has the packet id: it knows what to do
+		}
+		if !d.anotherCopy(s, seq) {
 			return downDuplicate
 		}
-		return downOpen // QoS 2 and the device still has the packet id: it knows what to do
+		return d.track(p, dueRecord{stream: s, seq: seq, tag: env.Tag(), counted: true})
 	case crypto.TooOld:
 		return downReplayed
+	}
+	if s.begun && seq < s.ahead && d.pending(s, seq, p.PacketID) && !d.anotherCopy(s, seq) {
+		return downDuplicate
 	}
 	d.countGap(s, seq)
 	if p.QoS == 0 {
@@ -415,7 +430,9 @@ func (d *downPath) catchUp() {
 // devices acknowledge in any order.
 func (d *downPath) countGap(s *openStream, seq uint64) {
 	if s.begun && seq > s.ahead {
-		d.gaps += seq - s.ahead
+		if _, shared := d.matching(s); !shared { // of a shared subscription others get the rest
+			d.gaps += seq - s.ahead
+		}
 	}
 	if !s.begun || seq >= s.ahead {
 		s.ahead, s.begun = seq+1, true

@@ -137,7 +137,7 @@ func (d *downPath) shorten(f mqttparse.Frame) error {
 	return d.passRaw(short)
 }
 
-// limit5 notes the broker's limits from its CONNACK and gives the packet for the device.
+// limit5 notes what the broker says of itself and of the client in its CONNACK, and gives the packet for the device.
 func (d *downPath) limit5(ack *mqttparse.ConnAck) []byte {
 	c := d.c
 	broker := limitsOf(ack.Properties)
@@ -145,6 +145,7 @@ func (d *downPath) limit5(ack *mqttparse.ConnAck) []byte {
 	c.aliasMax.Store(int32(told.aliases))
 	c.brokerPacket.Store(int32(broker.packet))
 	c.toldPacket.Store(int32(told.packet))
+	c.adopt(ack.Properties)
 	out := *ack
 	out.Properties = told.replace(ack.Properties)
 	return out.Append(nil, c.version)

@@ -24,10 +24,11 @@ type session struct {
 
 	// What crosses the directions. No lock of it is shared between connections, and QoS 0
 	// messages do not take it.
-	mu       sync.Mutex          // guards sent, due and accepted
+	mu       sync.Mutex          // guards sent, due, accepted and subs
 	sent     idTable[sentRecord] // device's QoS 1 and 2 messages that the broker has not acknowledged
 	due      idTable[dueRecord]  // broker's QoS 1 and 2 messages that the device has not acknowledged
 	accepted []acceptance        // what the device acknowledged and the windows do not know yet
+	subs     subscriptions       // of the device
 	hasDue   atomic.Bool         // due is not empty
 	hasAcks  atomic.Bool         // accepted is not empty
 }
@@ -57,10 +58,11 @@ const (
 	dueSize  = int(unsafe.Sizeof(idSlot[dueRecord]{}))
 )
 
-// forget drops the records of all messages in flight.
+// forget drops the subscriptions and the records of all messages in flight.
 func (s *session) forget(b *budget) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.subs.clear(b, false)
 	s.sent.clear(b)
 	s.due.clear(b)
 	s.hasDue.Store(false)
@@ -75,6 +77,7 @@ func (s *session) lost(b *budget) {
 	if s.sent.n == 0 {
 		s.sent.clear(b)
 	}
+	s.subs.clear(b, true)
 	s.due.clear(b) // nothing has come on this connection before CONNACK
 	s.hasDue.Store(false)
 }
@@ -98,6 +101,7 @@ func (s *session) settle(b *budget) {
 	for i := range s.sent.slots {
 		s.sent.slots[i].v.old = true
 	}
+	s.subs.settle()
 	if s.sent.n == 0 {
 		s.sent.clear(b)
 	}
@@ -194,6 +198,20 @@ func (t *sessionStore) claim(s *session) {
 	t.m[s.key] = &storedSession{session: s, owned: true}
 }
 
+// adopt gives a session that has no client id the one that the broker has assigned to its client, under which the
+// client may come back. It reports false, and the session stays without one, if there is a session of
+// that id already: a broker must not be able to replace another client's, with its replay windows.
+func (t *sessionStore) adopt(s *session, key sessionKey) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s.key.client != "" || key.client == "" || t.m[key] != nil {
+		return false
+	}
+	s.key = key
+	t.m[key] = &storedSession{session: s, owned: true}
+	return true
+}
+
 // put gives a session back when its connection has ended. One that was taken over is dropped.
 func (t *sessionStore) put(s *session) {
 	s.settle(&t.g.memory)
@@ -205,8 +223,9 @@ func (t *sessionStore) put(s *session) {
 	case e == nil || e.session != s:
 		t.discard(s)
 		return
-	case s.seals.n == 0 && s.opens.n == 0 && len(s.opens.floors) == 0 && s.sent.n == 0 && s.due.n == 0:
+	case s.seals.n == 0 && s.opens.n == 0 && len(s.opens.floors) == 0 && s.sent.n == 0 && s.due.n == 0 && !s.subs.matter():
 		delete(t.m, s.key)
+		t.discard(s)
 		return
 	}
 	e.owned = false

@@ -95,12 +95,12 @@ func (g *Gateway) devices() (int, []DeviceStatus) {
 	}
 	g.mu.Unlock()
 	slices.SortFunc(conns, func(a, b *conn) int {
-		return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.client, b.client))
+		return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.name(), b.name()))
 	})
 	out := []DeviceStatus{}
 	for _, c := range conns[:min(len(conns), statusMax)] {
 		out = append(out, DeviceStatus{
-			Client: c.client, Device: c.from.String(), Broker: c.dst.String(), Version: c.version.String(),
+			Client: c.name(), Device: c.from.String(), Broker: c.dst.String(), Version: c.version.String(),
 			Seconds: int64(time.Since(c.since).Seconds()),
 			Up:      c.messages[0].Load(), Down: c.messages[1].Load(), Refused: c.refusedMsg.Load(),
 		})

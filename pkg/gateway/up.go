@@ -116,6 +116,8 @@ func (u *upPath) packet(f mqttparse.Frame) error {
 			return u.tooLarge(f)
 		}
 		return err
+	case mqttparse.SUBSCRIBE, mqttparse.UNSUBSCRIBE:
+		u.c.note(f)
 	case mqttparse.PUBACK, mqttparse.PUBREC, mqttparse.PUBCOMP:
 		if err := u.c.deviceAck(f); err != nil {
 			return err

@@ -1,0 +1,179 @@
+package gateway
+
+import (
+	"sync/atomic"
+
+	"sealgate/pkg/mqttparse"
+	"sealgate/pkg/topic"
+)
+
+// Bounds of what is remembered of a session's subscriptions.
+const (
+	maxFilters  = 1024
+	filterExtra = 96 // bytes that a filter is charged beside its own
+)
+
+// subscriptions are the topic filters that a device has subscribed to in its session. A broker may deliver a
+// message once for each subscription that it matches (MQTT-3.3.4-2, and 3.3.5 before MQTT 5), and of a shared
+// subscription other sessions get a part: without knowing filters the one would look like a replay, the
+// other like a loss. A filter that is not known here, for want of room or since the gateway was restarted, makes its
+// further copies be refused as duplicates. The session's mu guards all but changes.
+type subscriptions struct {
+	m       map[string]bool // by filter, as subscribed to; true: of an earlier connection
+	bytes   int             // charged
+	shared  int             // shared subscriptions among them
+	changes atomic.Uint32   // counts changes, so that streams know when to look again
+}
+
+// note follows a SUBSCRIBE or UNSUBSCRIBE of the device.
+func (c *conn) note(f mqttparse.Frame) {
+	s := c.sess
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for it := mqttparse.Filters(f, c.version); it.Next(); {
+		if f.Type() == mqttparse.SUBSCRIBE {
+			s.subs.add(string(it.Filter()), &c.g.memory)
+		} else {
+			s.subs.remove(string(it.Filter()), &c.g.memory)
+		}
+	}
+	s.subs.changes.Add(1)
+}
+
+func (t *subscriptions) add(filter string, b *budget) {
+	_, known := t.m[filter]
+	cost := len(filter) + filterExtra
+	switch {
+	case known:
+	case len(t.m) >= maxFilters || !b.take(cost):
+		return
+	default:
+		t.bytes += cost
+		if _, _, shared := topic.ShareFilter(filter); shared {
+			t.shared++
+		}
+	}
+	if t.m == nil {
+		t.m = make(map[string]bool)
+	}
+	t.m[filter] = false
+}
+
+func (t *subscriptions) remove(filter string, b *budget) {
+	if _, known := t.m[filter]; !known {
+		return
+	}
+	delete(t.m, filter)
+	cost := len(filter) + filterExtra
+	t.bytes -= cost
+	b.give(cost)
+	if _, _, shared := topic.ShareFilter(filter); shared {
+		t.shared--
+	}
+}
+
+// clear forgets all filters, or those of earlier connections only.
+func (t *subscriptions) clear(b *budget, oldOnly bool) {
+	for filter, old := range t.m {
+		if old || !oldOnly {
+			t.remove(filter, b)
+		}
+	}
+	t.changes.Add(1)
+}
+
+// settle makes all filters those of an earlier connection.
+func (t *subscriptions) settle() {
+	for filter := range t.m {
+		t.m[filter] = true
+	}
+}
+
+// tell says how many copies of a message on name the subscriptions make, and whether all of them are shared.
+func (t *subscriptions) tell(name string) (copies int, shared bool) {
+	own := 0
+	for filter := range t.m {
+		_, inner, ok := topic.ShareFilter(filter)
+		if !ok {
+			inner = filter
+		}
+		if !topic.Match(inner, name) {
+			continue
+		}
+		if copies++; !ok {
+			own++
+		}
+	}
+	return copies, copies > 0 && own == 0
+}
+
+// copies counts the deliveries of the latest messages of a stream that came more than once. A number that has
+// given its place to a higher one is not delivered again, so none is delivered more often than it may be.
+type copies struct {
+	seq [64]uint64
+	n   [64]uint8
+}
+
+// another reports whether seq may be delivered once more, having been so before, to a session with so many
+// matching subscriptions; if so it counts.
+func (c *copies) another(seq uint64, matching int) bool {
+	i := seq % uint64(len(c.seq))
+	switch {
+	case matching < 2:
+		return false
+	case c.n[i] == 0 || c.seq[i] < seq:
+		c.seq[i], c.n[i] = seq, 2
+		return true
+	case c.seq[i] > seq || int(c.n[i]) >= min(matching, 255):
+		return false
+	}
+	c.n[i]++
+	return true
+}
+
+// matching says how many copies of a message of s the device's subscriptions make, and whether all of them are
+// shared. It looks anew only when they have changed.
+func (d *downPath) matching(s *openStream) (copies int, shared bool) {
+	sess := d.c.sess
+	if now := sess.subs.changes.Load(); !s.matched || s.changes != now {
+		sess.mu.Lock()
+		s.changes = sess.subs.changes.Load()
+		s.subscribed, s.shared = sess.subs.tell(s.id.topic)
+		sess.mu.Unlock()
+		s.matched = true
+	}
+	return s.subscribed, s.shared
+}
+
+// anotherCopy reports whether a message that the device has been sent before comes for another one of its subscriptions.
+func (d *downPath) anotherCopy(s *openStream, seq uint64) bool {
+	n, _ := d.matching(s)
+	if n < 2 {
+		return false
+	}
+	if s.copies == nil {
+		s.copies = new(copies)
+	}
+	return s.copies.another(seq, n)
+}
+
+// pending reports whether the device has been sent number seq of s under another packet identifier than id, and
+// has not acknowledged it.
+func (d *downPath) pending(s *openStream, seq uint64, id uint16) bool {
+	sess := d.c.sess
+	if !sess.hasDue.Load() {
+		return false
+	}
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	for i := range sess.due.slots {
+		slot := &sess.due.slots[i]
+		if slot.id != 0 && slot.id != id && slot.v.stream == s && slot.v.seq == seq {
+			return true
+		}
+	}
+	return false
+}
+
+// matter reports whether anything depends on knowing the filters.
+func (t *subscriptions) matter() bool { return len(t.m) > 1 || t.shared > 0 }
