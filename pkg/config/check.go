@@ -38,7 +38,7 @@ type checker struct {
 }
 
 func (c *checker) config(name string, raw *file) *Config {
-	cfg := &Config{File: name, Fleet: raw.Fleet, Identity: raw.Identity, State: raw.State, Keylink: raw.Keylink}
+	cfg := &Config{File: name, Fleet: raw.Fleet, Identity: raw.Identity, State: raw.State, Keylink: raw.Keylink, Keep: raw.Keep}
 	switch {
 	case raw.Fleet == "":
 		c.Add("fleet", "missing: the name that `sealctl fleet init` was given")
@@ -53,6 +53,9 @@ func (c *checker) config(name string, raw *file) *Config {
 	}
 	if raw.Keylink == "" || len(raw.Keylink) > maxSocketPath {
 		c.Add("keylink", "%q: the path of a unix socket, at most %d bytes, is needed, for example %s", raw.Keylink, maxSocketPath, defaultKeylink)
+	}
+	if raw.Keep != KeepAuto && raw.Keep != KeepNone && !strings.HasPrefix(raw.Keep, "/") {
+		c.Add("keep", "%q: use \"auto\", \"none\" or the absolute path of a directory", raw.Keep)
 	}
 	cfg.Steer = c.steer(&raw.Steer)
 	cfg.Uplink = c.uplink(&raw.Uplink, raw.Steer.Mode)

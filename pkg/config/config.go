@@ -53,6 +53,12 @@ const (
 	ModeListen   = "listen"
 )
 
+// Words that may stand for a directory in keep.
+const (
+	KeepAuto = "auto" // beside the keylink socket, if that is in memory
+	KeepNone = "none"
+)
+
 // Config is a validated sealgate.toml.
 type Config struct {
 	File     string // where it came from
@@ -60,6 +66,7 @@ type Config struct {
 	Identity string // directory that `sealctl fleet add` made
 	State    string // directory for what must survive a restart
 	Keylink  string // path of the unix socket between controld and gatewayd
+	Keep     string // where a keeper's keys outlive controld: KeepAuto, KeepNone or an absolute path
 
 	Steer   Steer
 	Uplink  Uplink

@@ -48,7 +48,7 @@ func TestReferenceFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &Config{
-		File: "sealgate.toml", Fleet: "plant", Identity: "/etc/sealgate/identity", State: "/var/lib/sealgate", Keylink: "/run/sealgate/keylink.sock",
+		File: "sealgate.toml", Fleet: "plant", Identity: "/etc/sealgate/identity", State: "/var/lib/sealgate", Keylink: "/run/sealgate/keylink.sock", Keep: KeepAuto,
 		Steer:   Steer{Mode: "tc", LAN: []string{"lan0"}, Uplink: []string{"up0"}, Ports: []uint16{1883}, Listen: "127.0.0.1:1883"},
 		Uplink:  Uplink{TLS: true, Port: 8883, CA: "/etc/sealgate/broker-ca.pem"},
 		Control: Control{Broker: []string{"mqtts://broker:8883"}, Prefix: "sealgate"},
@@ -69,7 +69,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &Config{
-		File: "f", Fleet: "plant", Identity: "id", State: defaultState, Keylink: defaultKeylink,
+		File: "f", Fleet: "plant", Identity: "id", State: defaultState, Keylink: defaultKeylink, Keep: KeepAuto,
 		Steer:   Steer{Mode: "tc", Ports: []uint16{1883}, Listen: defaultListen},
 		Uplink:  Uplink{TLS: true, Port: 8883},
 		Control: Control{Prefix: "sealgate"},

@@ -8,6 +8,7 @@ type file struct {
 	Identity string      `toml:"identity"`
 	State    string      `toml:"state"`
 	Keylink  string      `toml:"keylink"`
+	Keep     string      `toml:"keep"`
 	Steer    steerFile   `toml:"steer"`
 	Uplink   uplinkFile  `toml:"uplink"`
 	Control  controlFile `toml:"control"`
@@ -61,6 +62,7 @@ func defaults() file {
 	return file{
 		State:   defaultState,
 		Keylink: defaultKeylink,
+		Keep:    KeepAuto,
 		Steer:   steerFile{Mode: ModeTC, Ports: []int64{plainPort}, Listen: defaultListen},
 		Uplink:  uplinkFile{TLS: true},
 		Control: controlFile{Prefix: defaultPrefix},

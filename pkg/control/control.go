@@ -58,6 +58,10 @@ type Config struct {
 	// Checkpoints has the machine receive the checkpoints of the groups that this member may read: for a program that
 	// receives data.
 	Checkpoints bool
+	// Keep has the machine put out, in Output.Keep, what a keeper of groups must be given again after a restart of its program; Kept
+	// is what the run before on this machine put out last, by group. The machine clears nothing of it.
+	Keep bool
+	Kept map[string][]byte
 	// GrantRate bounds a keeper's HPKE operations a second; 0 means [GrantRate]. A keeper on
 	// a server that serves a large fleet takes more.
 	GrantRate int
@@ -72,12 +76,13 @@ type Publish struct {
 }
 
 // Output is everything a Machine wants done since the last [Machine.Take]. Do it
-// in this order: Unsubscribe, Subscribe (at QoS 1, waiting for the broker's
+// in this order: store Keep, Unsubscribe, Subscribe (at QoS 1, waiting for the broker's
 // acknowledgement), then Publish.
 type Output struct {
 	Unsubscribe []string
 	Subscribe   []string
 	Publish     []Publish
+	Keep        []Kept          // to be stored before anything is published, else an epoch could be lost that others use
 	Keyring     *crypto.Keyring // the new snapshot; nil if it has not changed
 	Policy      *policy.Signed  // the policy now in force, to be persisted with its hash; nil if it has not changed
 	Events      []Event

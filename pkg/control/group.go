@@ -58,6 +58,8 @@ type group struct {
 	founder string         // of the generation of wraps
 
 	checkpoint checkpointState
+	changed    bool // what the next run of a keeper should know has changed
+	kept       bool // it has been put out, or was kept by the run before
 
 	lead    leaderState           // of the leader
 	granted map[[32]byte]struct{} // of a keeper: certificates served in this generation
@@ -134,6 +136,7 @@ func (g *group) add(k *key) error {
 			return fmt.Errorf("epoch %v and epoch %v have the id %v: %w", k.epoch, old.epoch, k.id, crypto.ErrCollision)
 		}
 	}
+	g.changed = true
 	at, _ := slices.BinarySearchFunc(g.keys, k, compareKeys)
 	g.keys = slices.Insert(g.keys, at, k)
 	if at+1 < len(g.keys) && k.supersededAt == never {
@@ -180,6 +183,7 @@ func (g *group) prune(now time.Duration) {
 			return false
 		}
 		g.unknown.remember(k.id, now)
+		g.changed = true
 		return true
 	})
 }
@@ -197,6 +201,7 @@ func (g *group) lineage(generation uint64, founder string) *lineage {
 // setLineage stores a KEK, unless the one held has been ratcheted further. The lowest
 // generations make room.
 func (g *group) setLineage(n *lineage) {
+	g.changed = true
 	if old := g.lineage(n.generation, n.founder); old != nil {
 		if old.next <= n.next && !old.kek.Equal(n.kek) {
 			old.erase()
@@ -252,6 +257,7 @@ func (g *group) erase() {
 	for _, l := range g.lineages {
 		l.erase()
 	}
+	g.changed = true
 	g.lineages, g.keys, g.sending, g.deferred = nil, nil, nil, nil
 	g.under, g.shown, g.wraps = nil, nil, nil
 	g.lead.reset()

@@ -79,6 +79,7 @@ func (m *Machine) refreshKeys() {
 			m.keysChanged = true
 		}
 	}
+	m.collectKept()
 	if !m.keysChanged {
 		return
 	}

@@ -45,6 +45,8 @@ func (m *Machine) runLeader(g *group) {
 		m.mint(g, g.under == nil || accessChanged(g.under.Document, m.policy.Document, g.name), "new policy")
 	case l.rotateAt <= now:
 		m.mint(g, now-g.born >= GenerationMaxAge, "scheduled rotation")
+	case l.announceAt == never && g.copy != g.newest().commitment && !g.canAnnounce():
+		l.announceAt = now + EchoWait // it has got another leader's of the same number, which comes after its own
 	case l.announceAt <= now && !g.canAnnounce():
 		m.mint(g, false, "the broker does not show the newest epoch")
 	}
@@ -234,7 +236,7 @@ func (m *Machine) signAnnouncement(g *group) error {
 	if err != nil {
 		return fmt.Errorf("signing the announcement: %w", err)
 	}
-	g.shown, l.tries = msg, 0
+	g.shown, l.tries, g.changed = msg, 0, true
 	return nil
 }
 
@@ -283,15 +285,20 @@ func (m *Machine) leaderSees(g *group, e *EpochMessage, from crypto.Member, msg 
 // leaderEcho notes that the broker has shown our announcement of own: everybody who
 // listens has it, so from now on its activation delay counts. Only the newest one's echo ends the repetition.
 func (m *Machine) leaderEcho(g *group, own *key) {
-	for _, k := range g.keys {
-		if k.unannounced && k.epoch.Compare(own.epoch) <= 0 {
-			k.unannounced, k.activateAt = false, m.now.Mono+k.delay
-		}
-	}
+	g.echoed(own.epoch, m.now.Mono)
 	if own == g.newest() {
 		g.lead.announceAt = never
 	}
 	m.event(Event{Kind: KindEpoch, Result: ResultIgnored, Group: g.name, Detail: "echo of epoch " + own.epoch.String()})
+}
+
+// echoed notes that everybody may have heard of what was minted here, up to an epoch.
+func (g *group) echoed(upTo crypto.Epoch, now time.Duration) {
+	for _, k := range g.keys {
+		if k.unannounced && k.epoch.Compare(upTo) <= 0 {
+			k.unannounced, k.activateAt, g.changed = false, now+k.delay, true
+		}
+	}
 }
 
 // noteReport takes note of the highest epoch that somebody knows (F20), and reports whether it is

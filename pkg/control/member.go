@@ -332,7 +332,12 @@ func (m *Machine) installKeys(g *group, gg *GrantGroup, from crypto.Member, curr
 
 // confirmed marks a key as confirmed now, and ends the asking if it is of the newest epoch.
 func (m *Machine) confirmed(g *group, k *key) {
-	k.confirmed, k.confirmedAt = true, m.now.Mono
+	k.confirmed, k.confirmedAt, g.changed = true, m.now.Mono, true
+	for _, other := range g.keys { // of a second leader: the keepers may have lost it
+		if other.epoch == k.epoch && other != k {
+			other.confirmed = false
+		}
+	}
 	if k.epoch == g.newest().epoch { // a key of the same epoch that comes after it is the spare of a leader that is gone
 		g.ask.confirmAt, g.ask.confirmTries = never, 0
 	}
@@ -461,11 +466,12 @@ func (m *Machine) takeEpoch(g *group, e *EpochMessage, from crypto.Member, msg [
 	switch newest := e.Newest(); {
 	case g.find(e.Wraps[0].Wrap.Commitment) != nil && newest.Compare(g.highest) == 0:
 		m.keepShown(g, e, msg)
+		g.echoed(newest, m.now.Mono) // minted by an earlier run of this keeper
 		m.event(Event{Kind: KindEpoch, Result: ResultIgnored, Group: g.name, From: label(from), Detail: "epoch " + newest.String() + " is known"})
 		return
 	case newest.Compare(g.highest) < 0:
+		m.tellStale(g, e) // first: a spare that opens now was not known before
 		m.takeSpare(g, e)
-		m.tellStale(g, e)
 		m.refuse(KindEpoch, g.name, from, fmt.Errorf("announced %v, known %v: %w", newest, g.highest, ErrStale))
 		return
 	}
@@ -479,9 +485,10 @@ func (m *Machine) takeEpoch(g *group, e *EpochMessage, from crypto.Member, msg [
 	}
 }
 
-// triggerKeys asks for keys because of an announcement, once for each.
+// triggerKeys asks for keys because of an announcement or a lease: at once, and if it is repeated and nobody is being
+// asked, again after UnknownKeyInterval. A keeper that is behind may have answered the first time.
 func (m *Machine) triggerKeys(g *group, e crypto.Epoch) {
-	if g.ask.trigger != e {
+	if g.ask.trigger != e || g.ask.keysAt == never && m.now.Mono >= g.ask.lastKeys+UnknownKeyInterval {
 		g.ask.trigger = e
 		delay := m.jitter(GenerationJitter)
 		if !g.keeper && m.self.Role != crypto.RoleGateway {
@@ -518,7 +525,7 @@ func (m *Machine) unwrapEpochs(g *group, e *EpochMessage, from crypto.Member) bo
 	}
 	m.keysChanged = true
 	m.event(Event{Kind: KindEpoch, Result: ResultAccepted, Group: g.name, From: label(from), Detail: "epoch " + e.Newest().String()})
-	m.wantConfirm(g, g.newest())
+	m.wantConfirm(g, g.find(e.Wraps[0].Wrap.Commitment)) // a second leader's: which of the two goes on?
 	return true
 }
 

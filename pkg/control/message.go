@@ -54,8 +54,19 @@ func verify(t *crypto.Trust, d *policy.Document, now time.Time, msg []byte, kind
 // kindOf reads a message's kind before its signature is checked, to know what to
 // check it as. It decides nothing: the kind is signed twice, in the payload and beside it.
 func kindOf(msg []byte) Kind {
-	if len(msg) > MaxMessage {
+	payload := dcbor.NewReader(peek(msg))
+	payload.Array(16)
+	kind := Kind(payload.Text(16))
+	if payload.Err() != nil || kind.roles() == nil {
 		return KindUnknown
+	}
+	return kind
+}
+
+// peek returns the payload of a signed message whose signature nobody has checked, nil if it is none.
+func peek(msg []byte) []byte {
+	if len(msg) > MaxMessage {
+		return nil
 	}
 	r := dcbor.NewReader(msg)
 	r.Tag(18)
@@ -65,13 +76,11 @@ func kindOf(msg []byte) Kind {
 		r.Int()
 		skipBytes(r)
 	}
-	payload := dcbor.NewReader(r.Bytes(MaxMessage))
-	payload.Array(16)
-	kind := Kind(payload.Text(16))
-	if r.Err() != nil || payload.Err() != nil || kind.roles() == nil {
-		return KindUnknown
+	payload := r.Bytes(MaxMessage)
+	if r.Err() != nil {
+		return nil
 	}
-	return kind
+	return payload
 }
 
 // skipBytes passes over a byte string or an array of byte strings: a certificate chain.

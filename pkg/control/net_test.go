@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -76,6 +77,7 @@ type node struct {
 	events      []Event
 	joined      bool
 	checkpoints []ReceivedCheckpoint
+	kept        map[string][]byte // with Config.Keep, for the next boot
 }
 
 func testDocument(version uint64) *policy.Document {
@@ -163,7 +165,7 @@ func (n *node) boot() {
 	n.w.t.Helper()
 	var seed [32]byte
 	n.w.rand.Read(seed[:])
-	n.cfg.Rand = rand.NewChaCha8(seed)
+	n.cfg.Rand, n.cfg.Kept = rand.NewChaCha8(seed), maps.Clone(n.kept)
 	m, err := New(n.cfg)
 	if err != nil {
 		n.w.t.Fatal(err)
@@ -200,6 +202,14 @@ func (n *node) disconnect() {
 func (n *node) flush() {
 	out := n.m.Take()
 	n.events = append(n.events, out.Events...)
+	for _, k := range out.Keep {
+		if n.kept == nil {
+			n.kept = make(map[string][]byte)
+		}
+		if delete(n.kept, k.Group); k.State != nil {
+			n.kept[k.Group] = k.State
+		}
+	}
 	n.checkpoints = append(n.checkpoints, out.Checkpoints...)
 	if out.Keyring != nil {
 		n.ring = out.Keyring

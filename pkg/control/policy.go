@@ -110,7 +110,11 @@ func (m *Machine) applyPolicy(p *policy.Signed) {
 	for _, g := range old {
 		g.erase()
 		m.leaveTopic(g)
+		if g.kept {
+			m.putKept(Kept{Group: g.name})
+		}
 	}
+	m.restoreKept()
 	m.keysChanged = true
 	maps.DeleteFunc(m.lease.seen, func(name string, _ *leaseSeen) bool { // leases of older policies are refused as such
 		return !slices.ContainsFunc(p.Document.Groups, func(g policy.Group) bool { return slices.Contains(g.Keepers, name) })
@@ -136,6 +140,7 @@ func (m *Machine) redefine(g *group, def *policy.Group) {
 	for _, k := range g.keys {
 		k.barred = m.isBarred(k.keeper, k.certificate)
 	}
+	g.changed = g.changed || kept != g.keeper
 	m.redefineKeeping(g, kept)
 	if !g.member {
 		g.erase()

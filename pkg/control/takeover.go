@@ -180,6 +180,7 @@ func (g *group) dropUnannounced() {
 	if dropped == 0 {
 		return
 	}
+	g.changed = true
 	if l := g.lead.chain; l != nil && dropped == 1 && l.prev != nil {
 		l.kek.Erase()
 		l.kek, l.prev, l.next = l.prev, nil, l.next-1
@@ -369,6 +370,6 @@ func (m *Machine) rivalEpoch(g *group, e *EpochMessage, from crypto.Member, msg 
 // keepShown keeps the announcement of the newest epoch, for a keeper that takes over to repeat or go on from.
 func (m *Machine) keepShown(g *group, e *EpochMessage, msg []byte) {
 	if g.keeper {
-		g.shown, g.wraps, g.founder = slices.Clone(msg), e.Wraps, e.Founder
+		g.shown, g.wraps, g.founder, g.changed = slices.Clone(msg), e.Wraps, e.Founder, true
 	}
 }

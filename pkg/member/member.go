@@ -42,9 +42,13 @@ type Config struct {
 	Password string
 	Prefix   string // topic prefix of the control messages; empty: DefaultPrefix
 
-	StateDir string              // where the policy and the clock floor are kept, 0700; empty: nothing is kept
-	Log      *slog.Logger        // nil: slog.Default()
-	Clock    func() control.Time // nil: CLOCK_BOOTTIME, and the wall clock but never below what is known to have passed
+	StateDir string // where the policy and the clock floor are kept, 0700; empty: nothing is kept
+	// KeepDir is where the keys of the groups that this member keeps outlive the program: a directory in memory, else it is not
+	// used unless KeepAnywhere is set; empty: nowhere.
+	KeepDir      string
+	KeepAnywhere bool
+	Log          *slog.Logger        // nil: slog.Default()
+	Clock        func() control.Time // nil: CLOCK_BOOTTIME, and the wall clock but never below what is known to have passed
 
 	Keyless  bool // follow the policy, ask for no keys
 	ReadOnly bool // never seal, so need no confirmation of epochs
@@ -77,6 +81,7 @@ type Member struct {
 	log     *slog.Logger
 	clock   func() control.Time
 	store   *store
+	keep    *keep
 	session *session.Session
 	self    crypto.Member
 
@@ -156,11 +161,12 @@ func prepare(cfg Config) (*Member, []session.Broker, error) {
 	if m.clock = cfg.Clock; m.clock == nil {
 		m.clock = newClock(latest(m.store.wall, cfg.Identity.NotBefore()))
 	}
+	m.keep = openKeep(cfg.KeepDir, cfg.KeepAnywhere, cfg.Log)
 	start := newest(cfg.Policy, m.store.load(m.clock().Wall))
 	m.machine, err = control.New(control.Config{
 		Identity: cfg.Identity, Trust: cfg.Trust, Policy: start, Floor: m.store.floor,
 		Prefix: cfg.Prefix, Rand: rand.Reader, Keyless: cfg.Keyless, ReadOnly: cfg.ReadOnly, GrantRate: grantRate(m.self.Role),
-		Checkpoints: cfg.Checkpoints != nil,
+		Checkpoints: cfg.Checkpoints != nil, Keep: m.keep.dir != "", Kept: m.keep.load(),
 	})
 	if err != nil {
 		return nil, nil, err

@@ -96,6 +96,7 @@ func (m *Member) nap() time.Duration {
 
 // apply does what the machine wants done.
 func (m *Member) apply(out control.Output) {
+	m.keep.save(out.Keep) // before anybody hears of it
 	for _, e := range out.Events {
 		m.report(e)
 	}

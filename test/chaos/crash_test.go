@@ -27,6 +27,7 @@ import (
 func crashScenarios() []scenario {
 	return []scenario{
 		{name: "kill -9: controld, at each step of its work", expect: "data goes on without it; it goes on above its last epoch", run: killControld},
+		{name: "kill -9: the only keeper, its keys kept", expect: "it goes on in its generation; the history stays", run: killKeeper},
 		{name: "kill -9: gatewayd, in the middle of traffic", expect: "acknowledged is delivered; no key or number used twice", run: killGatewayd},
 		{name: "power cut: broker, controld and gatewayd at once", expect: "the fleet goes on above what a reader still knows", run: powerCut},
 	}
@@ -51,8 +52,8 @@ topics = ["plant/#"]
 activate_after = "800ms"
 `
 
-// site starts the programs.
-func (s *scene) site() *site {
+// site starts the programs. A controld that is killed loses its keys, as with its machine, unless keep names a directory for them.
+func (s *scene) site(keep string) *site {
 	s.Helper()
 	x := &site{scene: s, stop: make(chan struct{}), done: make(chan struct{})}
 	x.plant = lab.NewPlant(s.T, lab.PlantOptions{Policy: sitePolicy, Loopback: true, NoBroker: true})
@@ -65,7 +66,7 @@ func (s *scene) site() *site {
 	if x.plant.TLSPort, err = strconv.Atoi(port); err != nil {
 		s.Fatal(err)
 	}
-	x.plant.Conf.Set("uplink", "broker", x.plant.BrokerAddr()).Set("control", "broker", x.plant.URL())
+	x.plant.Conf.Set("uplink", "broker", x.plant.BrokerAddr()).Set("control", "broker", x.plant.URL()).Set("", "keep", keep)
 	x.plant.WriteConf(s.T)
 	if _, s.trust, _, err = member.LoadIdentity(x.plant.Fleet.Identity("gw1")); err != nil {
 		s.Fatal(err)
@@ -216,7 +217,7 @@ func steps() []struct {
 }
 
 func killControld(s *scene) {
-	x := s.site()
+	x := s.site("none")
 	x.talk()
 	x.more(20)
 	for _, step := range steps() {
@@ -245,9 +246,68 @@ func killControld(s *scene) {
 	s.saw("killed 8 times at %d steps; at the end %s; %d messages through", len(steps()), last, x.hush(1))
 }
 
+// killKeeper kills the only keeper of a group in the middle of its announcements, which the broker withholds from a reader, or from
+// itself, and lets it go on with what it has kept. Who comes later opens what the broker retained of each epoch.
+func killKeeper(s *scene) {
+	x := s.site(s.TempDir() + "/keys")
+	var retained []string
+	retain := func() {
+		text := fmt.Sprintf("%s retained %d", needle, len(retained))
+		if token := x.device.Publish(fmt.Sprintf("plant/r%d", len(retained)), 1, true, text); !token.WaitTimeout(patience) || token.Error() != nil {
+			s.Fatalf("publish: %v", token.Error())
+		}
+		retained = append(retained, text)
+	}
+	x.talk()
+	x.more(20)
+	retain()
+	back := steps()[2].when
+	for _, when := range []func(embedded.Letter) bool{steps()[1].when, back, back} {
+		before, hit := x.sealing(), make(chan struct{}, 1)
+		s.broker.Meddle(func(l embedded.Letter) []embedded.Letter {
+			if !isControl(l) || !when(l) {
+				return []embedded.Letter{l}
+			}
+			select {
+			case hit <- struct{}{}:
+			default:
+			}
+			return nil
+		})
+		asked := make(chan struct{})
+		go func() {
+			defer close(asked)
+			_, _ = keylink.Rotate(x.ctx, x.plant.Keylink(), group) // it is killed before it can say so
+		}()
+		s.await("an announcement at the broker", func() bool { return len(hit) > 0 })
+		x.plant.Controld.Kill()
+		<-asked
+		s.broker.Meddle(nil)
+		x.more(20)
+		x.plant.StartControld(s.T)
+		s.await("controld seals above "+before, func() bool {
+			st, ok := x.status()
+			return ok && len(st.Groups) == 1 && above(st.Groups[0].Sending, before)
+		})
+		x.more(20)
+		retain()
+	}
+	last := x.sealing()
+	early := x.reader
+	x.read()
+	s.await("all retained messages opened by a program that came last", func() bool {
+		return !slices.ContainsFunc(retained, func(text string) bool { return x.reader.opened(text) == 0 })
+	})
+	if strings.Split(last, ".")[1] != "1" {
+		s.Errorf("epoch %s: no generation was needed", last)
+	}
+	x.reader = early
+	s.saw("killed 3 times; still in the first generation at %s; %d retained messages of as many epochs open for who came last; %d messages through", last, len(retained), x.hush(1))
+}
+
 // killGatewayd: what a device sends again after a loss of gatewayd is sealed anew, and may arrive twice, as QoS 1 allows.
 func killGatewayd(s *scene) {
-	x := s.site()
+	x := s.site("none")
 	x.talk()
 	x.more(30)
 	for range 3 {
@@ -261,7 +321,7 @@ func killGatewayd(s *scene) {
 }
 
 func powerCut(s *scene) {
-	x := s.site()
+	x := s.site("none")
 	x.talk()
 	x.more(20)
 	for range 2 {

@@ -113,11 +113,24 @@ func load(cfg *config.Config) (member.Config, error) {
 	if err != nil {
 		return member.Config{}, fmt.Errorf("control.password_file: %w", err)
 	}
+	keep, anywhere := keepDir(cfg)
 	return member.Config{
 		Identity: id, Trust: trust, Policy: signed,
 		Broker: cfg.Control.Broker, TLS: conf, Username: cfg.Control.Username, Password: password,
-		Prefix: cfg.Control.Prefix, StateDir: filepath.Join(cfg.State, "controld"),
+		Prefix: cfg.Control.Prefix, StateDir: filepath.Join(cfg.State, "controld"), KeepDir: keep, KeepAnywhere: anywhere,
 	}, nil
+}
+
+// keepDir is where a keeper's keys outlive this program: beside the socket, where that is in memory; or where the operator
+// wants them, whatever is below.
+func keepDir(cfg *config.Config) (dir string, anywhere bool) {
+	switch cfg.Keep {
+	case config.KeepAuto:
+		return strings.TrimSuffix(cfg.Keylink, ".sock") + ".keys", false
+	case config.KeepNone:
+		return "", false
+	}
+	return cfg.Keep, true
 }
 
 func tlsConfig(cfg *config.Config) (*tls.Config, error) {
