@@ -6,11 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"sync"
 	"time"
-
-	mqtt "github.com/eclipse/paho.mqtt.golang"
 )
 
 // ErrLost says that the connection ended before what was asked for was acknowledged.
@@ -21,13 +18,30 @@ var ErrRefused = errors.New("the broker refused it")
 
 // Conn is one live connection. Its methods may be called from any goroutine.
 type Conn struct {
-	client mqtt.Client
+	link   link
 	broker Broker
-	guard  *guard
 	done   chan struct{}
 	once   sync.Once
 	mu     sync.Mutex
 	loss   error // why, once done is closed
+}
+
+// Protocol speaks one version of MQTT over a transport connection: [MQTT311] or [MQTT5].
+type Protocol func(ctx context.Context, cfg *Config, raw net.Conn, c *Conn) (link, error)
+
+// link is a connection after CONNACK. It tells its Conn of its end by lost.
+type link interface {
+	publish(context.Context, *Publication) outcome
+	subscribe(ctx context.Context, filter string, qos byte) error
+	unsubscribe(ctx context.Context, filter string) error
+	goodbye()   // sends DISCONNECT and closes
+	drop(error) // closes
+}
+
+// outcome is what becomes of a packet that the broker answers.
+type outcome interface {
+	Done() <-chan struct{}
+	Error() error // valid once Done is closed
 }
 
 // Done is closed when the connection is lost.
@@ -41,40 +55,12 @@ func dial(ctx context.Context, cfg *Config, b Broker) (*Conn, error) {
 	if err != nil {
 		return nil, explain(b, err)
 	}
-	c := &Conn{broker: b, guard: &guard{Conn: raw, limit: cfg.MaxPacket}, done: make(chan struct{})}
-	c.client = mqtt.NewClient(c.options(cfg))
-	token := c.client.Connect()
-	select {
-	case <-token.Done():
-	case <-ctx.Done():
+	c := &Conn{broker: b, done: make(chan struct{})}
+	if c.link, err = cfg.Protocol(ctx, cfg, raw, c); err != nil {
 		raw.Close()
-		<-token.Done()
-	}
-	if err := token.Error(); err != nil {
-		raw.Close()
-		if seen := c.guard.err(); seen != nil {
-			err = errors.Join(seen, err)
-		}
 		return nil, explain(b, err)
 	}
 	return c, nil
-}
-
-func (c *Conn) options(cfg *Config) *mqtt.ClientOptions {
-	o := mqtt.NewClientOptions()
-	o.Servers = []*url.URL{{Scheme: "tcp", Host: c.broker.Addr}}
-	o.SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) { return c.guard, nil })
-	o.SetProtocolVersion(4).SetAutoReconnect(false).SetConnectRetry(false)
-	o.SetCleanSession(cfg.CleanSession).SetKeepAlive(keepAlive).SetPingTimeout(keepAlive)
-	o.SetConnectTimeout(connectTimeout).SetWriteTimeout(writeTimeout)
-	o.SetUsername(cfg.Username).SetPassword(cfg.Password)
-	o.SetClientID(orDefault(cfg.ClientID, randomClientID()))
-	o.SetOrderMatters(true).SetAutoAckDisabled(true)
-	o.SetConnectionLostHandler(func(_ mqtt.Client, err error) { c.lost(err) })
-	o.SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) {
-		cfg.Message(&Message{Topic: m.Topic(), Payload: m.Payload(), QoS: m.Qos(), Retain: m.Retained(), Dup: m.Duplicate(), ack: m.Ack})
-	})
-	return o
 }
 
 // open makes the transport connection, with TLS and verification for mqtts.
@@ -116,33 +102,31 @@ func (c *Conn) lost(err error) {
 func (c *Conn) lossReason() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if seen := c.guard.err(); seen != nil {
-		return errors.Join(ErrLost, seen)
-	}
 	return errors.Join(ErrLost, c.loss)
 }
 
 // goodbye sends DISCONNECT and closes.
 func (c *Conn) goodbye() {
-	c.client.Disconnect(250)
+	c.link.goodbye()
 	c.lost(nil)
 }
 
 // Delivery is a message on its way to the broker.
 type Delivery struct {
-	token mqtt.Token
+	token outcome
 	conn  *Conn
 }
 
 // Wait returns nil when the broker has acknowledged the message (QoS 0: when it was
-// written), [ErrLost] when the connection ended first.
+// written), a [ReasonError] when it refused it, [ErrLost] when the connection ended first.
 func (d *Delivery) Wait(ctx context.Context) error {
 	select {
 	case <-d.token.Done():
-		if err := d.token.Error(); err != nil {
-			return fmt.Errorf("%w: %w", ErrLost, err)
+		err := d.token.Error()
+		if err == nil || errors.Is(err, ErrRefused) {
+			return err
 		}
-		return nil
+		return fmt.Errorf("%w: %w", ErrLost, err)
 	case <-d.conn.done:
 		return ErrLost
 	case <-ctx.Done():
@@ -162,24 +146,32 @@ func (d *Delivery) Pending() bool {
 	}
 }
 
+// Publication is a message to be published. Expiry and Properties need MQTT 5.
+type Publication struct {
+	Topic      string
+	Payload    []byte // must not be changed afterwards
+	QoS        byte
+	Retain     bool
+	Expiry     time.Duration // Message Expiry Interval, to the second; 0: none
+	Properties Properties    // in the clear: a sealed message has them inside
+}
+
 // Publish hands a message to the connection. Messages leave in the order of the calls.
 // payload must not be changed afterwards.
 func (c *Conn) Publish(topic string, payload []byte, qos byte, retain bool) *Delivery {
-	return &Delivery{token: c.client.Publish(topic, qos, retain, payload), conn: c}
+	return c.Send(context.Background(), &Publication{Topic: topic, Payload: payload, QoS: qos, Retain: retain})
 }
 
-// Subscribe subscribes to one filter and returns when the broker has granted it.
+// Send is Publish of all that a message can be. With MQTT 5 it blocks, until ctx ends, while as many messages
+// are in flight as the broker takes.
+func (c *Conn) Send(ctx context.Context, p *Publication) *Delivery {
+	return &Delivery{token: c.link.publish(ctx, p), conn: c}
+}
+
+// Subscribe subscribes to one filter and returns when the broker has granted it. A refusal is [ErrRefused], with MQTT 5 a [ReasonError].
 func (c *Conn) Subscribe(ctx context.Context, filter string, qos byte) error {
-	token := c.client.Subscribe(filter, qos, nil)
-	if err := (&Delivery{token: token, conn: c}).Wait(ctx); err != nil {
+	if err := c.link.subscribe(ctx, filter, qos); err != nil {
 		return fmt.Errorf("subscribe to %q: %w", filter, err)
-	}
-	if t, ok := token.(*mqtt.SubscribeToken); ok {
-		for _, code := range t.Result() {
-			if code > 2 {
-				return fmt.Errorf("subscribe to %q: %w; allow this user to read it in the broker's access list", filter, ErrRefused)
-			}
-		}
 	}
 	return nil
 }
@@ -205,7 +197,7 @@ func (c *Conn) Insist(ctx context.Context, filter string, qos byte) error {
 
 // Unsubscribe ends a subscription and returns when the broker has acknowledged it.
 func (c *Conn) Unsubscribe(ctx context.Context, filter string) error {
-	if err := (&Delivery{token: c.client.Unsubscribe(filter), conn: c}).Wait(ctx); err != nil {
+	if err := c.link.unsubscribe(ctx, filter); err != nil {
 		return fmt.Errorf("unsubscribe from %q: %w", filter, err)
 	}
 	return nil
@@ -214,9 +206,7 @@ func (c *Conn) Unsubscribe(ctx context.Context, filter string) error {
 // Drop ends the connection; the session makes a new one. It is for an owner that can no
 // longer follow what came over this one.
 func (c *Conn) Drop() {
-	c.guard.Close()
-	c.lost(errDropped)
-	go c.client.Disconnect(0) // paho does not notice a close from this side
+	c.link.drop(errDropped)
 }
 
 var errDropped = errors.New("the broker does not read what is sent to it")

@@ -32,7 +32,7 @@ func explain(b Broker, err error) error {
 		return already
 	}
 	e := &Error{Broker: b, Err: err}
-	for _, f := range []func(Broker, error) (string, bool){explainCertificate, explainConnack, explainAlert} {
+	for _, f := range []func(Broker, error) (string, bool){explainCertificate, explainConnack, explainReason, explainAlert} {
 		if text, ok := f(b, err); ok {
 			e.Problem, e.Permanent = text, true
 			return e
@@ -79,6 +79,25 @@ func explainConnack(_ Broker, err error) (string, bool) {
 	return "", false
 }
 
+// explainReason handles what MQTT 5 has reason codes for [MQTT 5 2.4].
+func explainReason(_ Broker, err error) (string, bool) {
+	r, ok := errors.AsType[*ReasonError](err)
+	if !ok {
+		return "", false
+	}
+	switch r.Code {
+	case 0x84:
+		return "it does not speak MQTT 5; use version 3.1.1 (sealctl: -V 311)", true
+	case 0x85:
+		return "it refused the client id", true
+	case 0x86:
+		return "it refused the user name or password; check them", true
+	case 0x87:
+		return "it does not authorise this user; give the right user name and password, or allow it in the broker's access list", true
+	}
+	return "", false
+}
+
 // explainAlert handles TLS alerts, with which the broker says what it holds against us.
 func explainAlert(_ Broker, err error) (string, bool) {
 	alert, ok := errors.AsType[tls.AlertError](err)
@@ -96,6 +115,7 @@ func explainAlert(_ Broker, err error) (string, bool) {
 
 func explainNetwork(b Broker, err error) string {
 	var dns *net.DNSError
+	var reason *ReasonError
 	switch {
 	case errors.As(err, &dns):
 		return fmt.Sprintf("the name %q cannot be resolved; check its spelling and this machine's DNS", b.Host)
@@ -107,6 +127,10 @@ func explainNetwork(b Broker, err error) string {
 		return fmt.Sprintf("no answer within %s; check address, port and firewall", connectTimeout)
 	case errors.Is(err, packets.ErrorRefusedServerUnavailable):
 		return "it answers that it is unavailable; it may still be starting"
+	case errors.As(err, &reason) && reason.What == connectionEnded:
+		return "it ended the connection: " + reason.why()
+	case errors.As(err, &reason):
+		return "it refused the connection: " + reason.why()
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
 		if errors.Is(err, errHandshake) {
 			return "it closed the connection during the TLS handshake; is this its TLS port? (mqtt:// speaks without TLS)"

@@ -1,12 +1,12 @@
-// Package session keeps one MQTT 3.1.1 session with a broker alive, over
-// paho.mqtt.golang: it dials with TLS verification, hands each live connection to
+// Package session keeps one MQTT session with a broker alive, in version 3.1.1 over
+// paho.mqtt.golang or in version 5 with the packets of paho.golang: it dials with TLS verification, hands each live connection to
 // its owner, and after a loss tries again with growing, jittered pauses. What
 // goes wrong is reported as one line that says what to do, once for each change,
 // however often it happens.
 //
 // The broker is not trusted. Everything it sends passes a guard that ends the
 // connection on packets that are larger than agreed or that no MQTT server
-// may send in that shape, before any of it reaches the MQTT library.
+// may send in that shape, before any of it reaches an MQTT library.
 package session
 
 import (
@@ -38,6 +38,8 @@ type Message struct {
 	Retain  bool
 	Dup     bool
 	ack     func()
+
+	Properties Properties // as they came, in the clear; with MQTT 3.1.1 there are none
 }
 
 // Ack tells the broker that the message was processed (PUBACK or PUBREC). It must be
@@ -51,6 +53,7 @@ func (m *Message) Ack() {
 // Config describes a session. The callbacks run on the session's goroutines.
 type Config struct {
 	Brokers      []Broker    // in order of preference
+	Protocol     Protocol    // nil: MQTT311
 	TLS          *tls.Config // for the mqtts ones; nil: the system's CAs
 	Username     string
 	Password     string
@@ -93,6 +96,9 @@ func Start(ctx context.Context, cfg Config) (*Session, error) {
 	}
 	if !cfg.CleanSession && cfg.ClientID == "" {
 		return nil, errors.New("a persistent session needs a client id, so that the broker finds it again")
+	}
+	if cfg.Protocol == nil {
+		cfg.Protocol = MQTT311
 	}
 	if cfg.MaxPacket == 0 {
 		cfg.MaxPacket = DefaultMaxPacket

@@ -58,6 +58,14 @@ type Options struct {
 	Password string
 	Prefix   string // topic prefix of control messages; empty: "sealgate"
 
+	// Version of MQTT for messages: 5, or 3.1.1, which is 4 or 0. Keys always travel by 3.1.1.
+	Version byte
+
+	// SessionExpiry and ReceiveMaximum are what an MQTT 5 client asks of the broker: how long to keep the session of ClientID (0: for
+	// ever), and how many messages to send before the first is acknowledged (0: session.DefaultReceiveMaximum).
+	SessionExpiry  time.Duration
+	ReceiveMaximum uint16
+
 	// ClientID names a persistent session, for which the broker keeps QoS 1 and 2 messages while the
 	// client is away. Empty: a clean session under a random id.
 	ClientID string
@@ -158,6 +166,9 @@ func start(opts Options) (*Client, error) {
 	if opts.Prefix == "" {
 		opts.Prefix = member.DefaultPrefix
 	}
+	if opts.Version != 0 && opts.Version != 4 && opts.Version != 5 {
+		return nil, fmt.Errorf("MQTT version %d; want 5, or 4 for 3.1.1", opts.Version)
+	}
 	if opts.MaxMessage <= 0 {
 		opts.MaxMessage = DefaultMaxMessage
 	}
@@ -201,8 +212,12 @@ func (c *Client) startSessions(brokers []session.Broker) (err error) {
 	if err = c.out.init(c.member.Identity().Name); err != nil {
 		return errors.Join(err, c.member.Close())
 	}
+	protocol := session.Protocol(session.MQTT311)
+	if o.Version == 5 {
+		protocol = session.MQTT5(session.V5{SessionExpiry: o.SessionExpiry, ReceiveMaximum: o.ReceiveMaximum})
+	}
 	c.data, err = session.Start(c.ctx, session.Config{
-		Brokers: brokers, TLS: o.TLS, Username: o.Username, Password: o.Password,
+		Brokers: brokers, Protocol: protocol, TLS: o.TLS, Username: o.Username, Password: o.Password,
 		ClientID: o.ClientID, CleanSession: o.ClientID == "", MaxPacket: o.MaxMessage + crypto.MaxPad + crypto.MaxOverhead + 65536 + 16,
 		Log: o.Log, Name: "messages", Now: func() time.Time { return c.member.Now().Wall },
 		Up: c.up, Down: c.down, Message: c.arrived,
@@ -487,7 +502,7 @@ func (c *Client) deliver(m *Message) {
 func (c *Client) take(r *Receiver, m *session.Message) {
 	done := c.acks.add(m)
 	if !c.isControl(m.Topic) {
-		r.Receive(c.now(), Incoming{Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain, Done: done})
+		r.Receive(c.now(), Incoming{Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain, Properties: m.Properties, Done: done})
 	} else if done != nil {
 		done()
 	}

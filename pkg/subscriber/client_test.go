@@ -128,6 +128,12 @@ func (i *inbox) await(t *testing.T, n int) []subscriber.Message {
 	}
 }
 
+// bothVersions runs a test by MQTT 3.1.1 and by MQTT 5.
+func bothVersions(t *testing.T, test func(*testing.T, byte)) {
+	t.Run("3.1.1", func(t *testing.T) { test(t, 4) })
+	t.Run("5", func(t *testing.T) { test(t, 5) })
+}
+
 func within(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -193,12 +199,14 @@ func TestSealedThroughABroker(t *testing.T) {
 	}
 }
 
-func TestRotationWhileSubscribed(t *testing.T) {
+func TestRotationWhileSubscribed(t *testing.T) { bothVersions(t, rotationWhileSubscribed) }
+
+func rotationWhileSubscribed(t *testing.T, version byte) {
 	b := embedded.Start(t, embedded.Options{})
 	f := newFleet(t, nil)
 	keeper := f.keeper(b.URL(), nil)
 	in := newInbox()
-	alice := connect(t, subscriber.Options{Member: f.identity(crypto.RoleSubscriber, "alice"), Broker: b.URL(), Handler: in.handle})
+	alice := connect(t, subscriber.Options{Version: version, Member: f.identity(crypto.RoleSubscriber, "alice"), Broker: b.URL(), Handler: in.handle})
 	if err := alice.Subscribe(within(t), 1, "plant/#"); err != nil {
 		t.Fatal(err)
 	}
@@ -293,25 +301,27 @@ func TestControlMessagesAreNotDelivered(t *testing.T) {
 	}
 }
 
-func TestPersistentSession(t *testing.T) {
+func TestPersistentSession(t *testing.T) { bothVersions(t, persistentSession) }
+
+func persistentSession(t *testing.T, version byte) {
 	b := embedded.Start(t, embedded.Options{})
 	f := newFleet(t, nil)
 	f.keeper(b.URL(), nil)
 	alice, in := f.identity(crypto.RoleSubscriber, "alice"), newInbox()
-	first := connect(t, subscriber.Options{Member: alice, Broker: b.URL(), ClientID: "alice-1"})
+	first := connect(t, subscriber.Options{Version: version, Member: alice, Broker: b.URL(), ClientID: "alice-1"})
 	if err := first.Subscribe(within(t), 1, "plant/#"); err != nil {
 		t.Fatal(err)
 	}
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
-	bob := connect(t, subscriber.Options{Member: f.identity(crypto.RoleSubscriber, "bob"), Broker: b.URL()})
+	bob := connect(t, subscriber.Options{Version: version, Member: f.identity(crypto.RoleSubscriber, "bob"), Broker: b.URL()})
 	for i := range 5 {
 		if err := bob.Publish(within(t), "plant/1", fmt.Append(nil, i), 1, false); err != nil {
 			t.Fatal(err)
 		}
 	}
-	connect(t, subscriber.Options{Member: alice, Broker: b.URL(), ClientID: "alice-1", Handler: in.handle})
+	connect(t, subscriber.Options{Version: version, Member: alice, Broker: b.URL(), ClientID: "alice-1", Handler: in.handle})
 	got := map[string]bool{} // the embedded broker queues by the second, so not in order
 	for _, m := range in.await(t, 5) {
 		got[string(m.Payload)] = m.Status == subscriber.StatusOK
@@ -325,13 +335,15 @@ func TestPersistentSession(t *testing.T) {
 
 // TestAcknowledgedAfterHandling lets a client end while its handler is busy: the broker must deliver
 // what was not handled to the session's next connection.
-func TestAcknowledgedAfterHandling(t *testing.T) {
+func TestAcknowledgedAfterHandling(t *testing.T) { bothVersions(t, acknowledgedAfterHandling) }
+
+func acknowledgedAfterHandling(t *testing.T, version byte) {
 	b := embedded.Start(t, embedded.Options{})
 	f := newFleet(t, nil)
 	f.keeper(b.URL(), nil)
 	alice, in := f.identity(crypto.RoleSubscriber, "alice"), newInbox()
 	busy, release := make(chan struct{}), make(chan struct{})
-	first := connect(t, subscriber.Options{Member: alice, Broker: b.URL(), ClientID: "alice-1", Handler: func(*subscriber.Message) {
+	first := connect(t, subscriber.Options{Version: version, Member: alice, Broker: b.URL(), ClientID: "alice-1", Handler: func(*subscriber.Message) {
 		close(busy)
 		<-release
 	}})
@@ -346,18 +358,20 @@ func TestAcknowledgedAfterHandling(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(release)
-	connect(t, subscriber.Options{Member: alice, Broker: b.URL(), ClientID: "alice-1", Handler: in.handle})
+	connect(t, subscriber.Options{Version: version, Member: alice, Broker: b.URL(), ClientID: "alice-1", Handler: in.handle})
 	if m := in.await(t, 1)[0]; m.Status != subscriber.StatusOK || string(m.Payload) != "once more" {
 		t.Errorf("got %+v %q", m, m.Payload)
 	}
 }
 
-func TestBrokerRestarts(t *testing.T) {
+func TestBrokerRestarts(t *testing.T) { bothVersions(t, brokerRestarts) }
+
+func brokerRestarts(t *testing.T, version byte) {
 	b := embedded.Start(t, embedded.Options{})
 	f := newFleet(t, nil)
 	f.keeper(b.URL(), nil)
 	in := newInbox()
-	alice := connect(t, subscriber.Options{Member: f.identity(crypto.RoleSubscriber, "alice"), Broker: b.URL(), Handler: in.handle})
+	alice := connect(t, subscriber.Options{Version: version, Member: f.identity(crypto.RoleSubscriber, "alice"), Broker: b.URL(), Handler: in.handle})
 	if err := alice.Subscribe(within(t), 1, "plant/#"); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,19 @@
 package subscriber
 
-import "sealgate/pkg/crypto"
+import (
+	"sealgate/pkg/crypto"
+	"sealgate/pkg/session"
+)
+
+// Properties describe the content of a message [MQTT 5 3.3.2.3]: payload format, content type, response topic, correlation
+// data and user properties.
+type Properties = session.Properties
+
+// UserProperty is a name with a value. A name may appear more than once, and the order is kept.
+type UserProperty = session.UserProperty
+
+// Publication is a message to be published: topic, payload, QoS, RETAIN, Message Expiry Interval and properties.
+type Publication = session.Publication
 
 // Status says what became of a message, or that some are missing. Only StatusOK delivers a payload.
 type Status string
@@ -49,9 +62,9 @@ type Message struct {
 	Seq     uint64          // number in its stream, valid if Sealed
 	Sealed  bool            // it parsed as an envelope
 
-	// Properties are the MQTT 5 content properties that travelled sealed inside the message, a
-	// property block without its length; nil for most publishers.
-	Properties []byte
+	// Properties say what the content is. Of a sealed message they travelled inside it, whatever version of MQTT either side
+	// speaks; on topics in the clear they are what the broker delivered by MQTT 5.
+	Properties Properties
 
 	Gap      uint64 // how many numbers were missing directly before this message
 	From, To uint64 // of reports: the numbers, both included

@@ -43,8 +43,8 @@ func (p *publisher) init(name string) error {
 	return err
 }
 
-// seal seals payload for a topic, as decided, under key.
-func (p *publisher) seal(name string, d policy.Decision, key *crypto.Key, payload []byte) (wire []byte, head control.StreamHead, err error) {
+// seal seals properties and payload for a topic, as decided, under key.
+func (p *publisher) seal(name string, d policy.Decision, key *crypto.Key, props, payload []byte) (wire []byte, head control.StreamHead, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {
@@ -53,7 +53,7 @@ func (p *publisher) seal(name string, d policy.Decision, key *crypto.Key, payloa
 			return nil, head, err
 		}
 		s.stream.SetPad(d.Pad)
-		out, seq, err := s.stream.Seal(nil, nil, payload)
+		out, seq, err := s.stream.Seal(nil, props, payload)
 		if err == nil {
 			kid := s.stream.Kid()
 			head = control.StreamHead{Group: d.Group, Topic: sha256.Sum256([]byte(name)), Key: kid.KeyID(), Stream: kid.StreamID(), From: seq, Next: seq + 1}
@@ -105,33 +105,30 @@ func (p *publisher) forget(name string) {
 // Without a key nothing leaves: the message waits until ctx ends. An empty retained message clears a
 // retained one; it passes as it is where the policy allows clears.
 func (c *Client) Publish(ctx context.Context, name string, payload []byte, qos byte, retain bool) error {
-	err := c.publish(ctx, name, payload, qos, retain)
-	if err != nil {
-		return fmt.Errorf("publish on %q: %w", name, err)
+	return c.Send(ctx, &Publication{Topic: name, Payload: payload, QoS: qos, Retain: retain})
+}
+
+// Send is Publish of all that a message can be. Properties and an expiry need MQTT 5 (Options.Version). On a sealed topic the properties travel
+// inside the message; the expiry is the broker's business and stays outside. A broker that refuses a message says why: the error is
+// a [session.ReasonError].
+func (c *Client) Send(ctx context.Context, p *Publication) error {
+	if err := c.send(ctx, p); err != nil {
+		return fmt.Errorf("publish on %q: %w", p.Topic, err)
 	}
 	return nil
 }
 
-func (c *Client) publish(ctx context.Context, name string, payload []byte, qos byte, retain bool) error {
-	if qos > 2 {
-		return fmt.Errorf("QoS %d; want 0, 1 or 2", qos)
-	}
-	if err := topic.ValidateName([]byte(name)); err != nil {
+func (c *Client) send(ctx context.Context, p *Publication) error {
+	if err := c.allow(p); err != nil {
 		return err
 	}
-	if c.isControl(name) {
-		return fmt.Errorf("topics under %q carry the fleet's control messages", c.opts.Prefix+"/")
-	}
-	if len(payload) > c.opts.MaxMessage {
-		return fmt.Errorf("%d bytes; at most %d are allowed", len(payload), c.opts.MaxMessage)
-	}
-	wire, head, err := c.prepare(ctx, name, payload, retain)
+	wire, head, err := c.prepare(ctx, p)
 	if err != nil {
 		return err
 	}
 	conn, err := c.connection(ctx)
 	for err == nil {
-		err = conn.Publish(name, wire, qos, retain).Wait(ctx)
+		err = conn.Send(ctx, wire).Wait(ctx)
 		if err == nil && head.Next > 0 {
 			c.member.ReportStreams([]control.StreamHead{head}) // receivers hold this client to what it has sent
 		}
@@ -143,29 +140,65 @@ func (c *Client) publish(ctx context.Context, name string, payload []byte, qos b
 	return err
 }
 
-// prepare returns what goes onto the wire: the sealed message, or the message itself where the policy
+// allow refuses what cannot be published, whatever the policy says.
+func (c *Client) allow(p *Publication) error {
+	switch err := topic.ValidateName([]byte(p.Topic)); {
+	case p.QoS > 2:
+		return fmt.Errorf("QoS %d; want 0, 1 or 2", p.QoS)
+	case err != nil:
+		return err
+	case c.isControl(p.Topic):
+		return fmt.Errorf("topics under %q carry the fleet's control messages", c.opts.Prefix+"/")
+	case len(p.Payload) > c.opts.MaxMessage:
+		return fmt.Errorf("%d bytes; at most %d are allowed", len(p.Payload), c.opts.MaxMessage)
+	case c.opts.Version != 5 && (p.Expiry > 0 || !p.Properties.Empty()):
+		return errors.New("properties and an expiry need MQTT 5: set Version to 5 (sealctl: -V 5)")
+	}
+	return nil
+}
+
+// prepare returns what goes onto the wire: the message sealed, or as it is where the policy
 // leaves the topic in the clear. head is of the stream that it was sealed in, if it was.
-func (c *Client) prepare(ctx context.Context, name string, payload []byte, retain bool) (wire []byte, head control.StreamHead, err error) {
+func (c *Client) prepare(ctx context.Context, p *Publication) (out *Publication, head control.StreamHead, err error) {
+	wire := *p
+	out = &wire
 	state := c.member.State()
-	d := state.Table.Publish([]byte(name))
+	d := state.Table.Publish([]byte(p.Topic))
 	switch {
 	case d.Verdict == policy.Pass:
-		return append([]byte(nil), payload...), head, nil
+		out.Payload = append([]byte(nil), p.Payload...)
+		return out, head, nil
 	case d.Verdict != policy.Seal:
 		return nil, head, errors.New("the fleet policy denies this topic: no group covers it")
-	case len(payload) == 0 && retain && d.ClearRetained:
-		return []byte{}, head, nil
-	case c.opts.ReadOnly:
-		return nil, head, errors.New("this client was made ReadOnly")
+	}
+	out.Properties = Properties{} // inside, or, of a clear, nowhere (spec 3)
+	if len(p.Payload) == 0 && p.Retain && d.ClearRetained {
+		return out, head, nil
+	}
+	props, err := p.Properties.AppendTo(nil)
+	if err != nil {
+		return nil, head, err
+	}
+	key, err := c.sendKey(ctx, d.Group)
+	if err != nil {
+		return nil, head, err
+	}
+	out.Payload, head, err = c.out.seal(p.Topic, d, key, props, p.Payload)
+	return out, head, err
+}
+
+// sendKey is the key that this member may seal under in a group; it waits for one.
+func (c *Client) sendKey(ctx context.Context, group string) (key *crypto.Key, err error) {
+	if c.opts.ReadOnly {
+		return nil, errors.New("this client was made ReadOnly")
 	}
 	me := c.member.Identity()
-	if g := state.Policy.Document.Group(d.Group); g == nil || !g.MayPublish(me) {
-		return nil, head, fmt.Errorf("the fleet policy does not let %s %q publish in group %q; add its name to the group's publish list", me.Role, me.Name, d.Group)
+	if g := c.member.State().Policy.Document.Group(group); g == nil || !g.MayPublish(me) {
+		return nil, fmt.Errorf("the fleet policy does not let %s %q publish in group %q; add its name to the group's publish list", me.Role, me.Name, group)
 	}
-	var key *crypto.Key
-	err = c.waitFor(ctx, func(s *member.State) bool { key = s.Keys.Send(d.Group); return key != nil })
+	err = c.waitFor(ctx, func(s *member.State) bool { key = s.Keys.Send(group); return key != nil })
 	if err != nil {
-		return nil, head, fmt.Errorf("no confirmed key of group %q (does a keeper's controld run?): %w", d.Group, err)
+		return nil, fmt.Errorf("no confirmed key of group %q (does a keeper's controld run?): %w", group, err)
 	}
-	return c.out.seal(name, d, key, payload)
+	return key, nil
 }

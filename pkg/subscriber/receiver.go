@@ -6,6 +6,7 @@ import (
 
 	"sealgate/pkg/crypto"
 	"sealgate/pkg/policy"
+	"sealgate/pkg/session"
 )
 
 // Bounds on what a broker can make a receiver hold.
@@ -25,7 +26,10 @@ type Incoming struct {
 	Payload []byte
 	QoS     byte
 	Retain  bool
-	Done    func() // called once the message has been reported; may be nil
+
+	Properties Properties // as the broker delivered them; they count only where policy leaves the topic in the clear
+
+	Done func() // called once the message has been reported; may be nil
 }
 
 // Receiver turns what a broker delivers into messages with a status. It does no I/O and
@@ -155,7 +159,7 @@ func (r *Receiver) giveUp(now time.Duration, k groupKey) {
 func (r *Receiver) report(m *Message, in *Incoming) {
 	switch {
 	case m.Status != StatusOK:
-		m.Payload, m.Properties = nil, nil
+		m.Payload, m.Properties = nil, Properties{}
 	case m.Gap > 0:
 		gap := m.about(StatusGap)
 		gap.From, gap.To = m.Seq-m.Gap, m.Seq-1
@@ -185,7 +189,7 @@ func (r *Receiver) judge(now time.Duration, in *Incoming, hold bool) *Message {
 		d = r.table.Receive([]byte(in.Topic))
 	}
 	if d.Verdict == policy.Pass {
-		m.Status, m.Payload = StatusOK, in.Payload
+		m.Status, m.Payload, m.Properties = StatusOK, in.Payload, in.Properties
 		return m
 	}
 	m.Group = d.Group
@@ -251,7 +255,7 @@ func (r *Receiver) open(m *Message, key *crypto.Key, e *crypto.Envelope) {
 	}
 	inner, err := s.opener.Open(nil, e)
 	if err == nil {
-		m.Properties, m.Payload, err = crypto.SplitInner(inner)
+		err = m.unpack(inner)
 	}
 	if err != nil {
 		m.Status = StatusForged
@@ -263,6 +267,17 @@ func (r *Receiver) open(m *Message, key *crypto.Key, e *crypto.Envelope) {
 	}
 	r.touch(s)
 	s.accept(m, e)
+}
+
+// unpack takes an inner plaintext apart. Properties that do not describe content have no place there (spec 3).
+func (m *Message) unpack(inner []byte) error {
+	block, payload, err := crypto.SplitInner(inner)
+	if err != nil {
+		return err
+	}
+	m.Payload = payload
+	m.Properties, err = session.ParseProperties(block)
+	return err
 }
 
 // touch puts s in front of the recently used, and evicts the last when there are too many.

@@ -16,7 +16,8 @@ type options struct {
 	c     *command
 	fs    *flag.FlagSet
 	shown []shownFlag
-	args  []string // positional arguments, after parse
+	args  []string  // positional arguments, after parse
+	open  *property // a flag of several arguments that parse has yet to read
 }
 
 // shownFlag is a line of the help.
@@ -83,7 +84,14 @@ func (o *options) parse(env cmdenv.Env, args []string, least, most int) error {
 			text := strings.Replace(err.Error(), "flag provided but not defined: ", "unknown flag ", 1)
 			return usagef("%s; `sealctl %s -h` lists the flags", text, o.c.name)
 		}
-		if args = o.fs.Args(); len(args) > 0 {
+		args = o.fs.Args()
+		if o.open != nil {
+			var err error
+			if args, err = o.open.take(args); err != nil {
+				return err
+			}
+			o.open = nil
+		} else if len(args) > 0 {
 			o.args, args = append(o.args, args[0]), args[1:]
 		}
 	}

@@ -18,11 +18,15 @@ import (
 // pubFlags are the flags of `sealctl pub`.
 type pubFlags struct {
 	brokerFlags
+	mqtt5Flags
 	topic, message, file string
 	stdin, lines, null   bool
 	qos                  int
 	retain               bool
 	wait                 float64
+
+	adjust func(*subscriber.Options) // of the connection, by mqtt5Flags
+	first  subscriber.Publication    // without payload
 }
 
 func pubCommand() *command {
@@ -38,7 +42,7 @@ with -q 1 or 2 also for the broker's acknowledgement.`,
 func runPub(env cmdenv.Env, c *command, args []string) error {
 	var f pubFlags
 	o := newOptions(c)
-	f.register(o)
+	f.brokerFlags.register(o)
 	f.registerData(o)
 	o.text(&f.topic, "t topic", "", "TOPIC", "topic name")
 	o.text(&f.message, "m message", "", "TEXT", "the payload")
@@ -51,9 +55,15 @@ func runPub(env cmdenv.Env, c *command, args []string) error {
 	for _, n := range o.show("W timeout", "SECONDS", "give up after so many seconds (default 30)") {
 		o.fs.Float64Var(&f.wait, n, 30, "")
 	}
+	f.mqtt5Flags.register(o, "connect, publish")
 	if err := o.parse(env, args, 0, 0); err != nil {
 		return err
 	}
+	adjust, rest, err := f.connection(o)
+	if err != nil {
+		return err
+	}
+	f.adjust = adjust
 	sources := 0
 	for _, yes := range []bool{o.given("m", "message"), f.file != "", f.stdin, f.lines, f.null} {
 		if yes {
@@ -72,6 +82,10 @@ func runPub(env cmdenv.Env, c *command, args []string) error {
 		return usagef("-q %d: want 0, 1 or 2", f.qos)
 	case f.wait <= 0:
 		return usagef("-W %g: want a number of seconds", f.wait)
+	}
+	f.first = subscriber.Publication{Topic: f.topic, QoS: byte(f.qos), Retain: f.retain}
+	if err := publication(&f.first, rest); err != nil {
+		return err
 	}
 	return f.run(env, c)
 }
@@ -93,19 +107,19 @@ func (f *pubFlags) run(env cmdenv.Env, c *command) error {
 	limit := time.Duration(f.wait * float64(time.Second))
 	ctx, cancel := context.WithTimeout(env.Ctx, limit)
 	defer cancel()
-	client, err := f.connect(ctx, env, c, func(*subscriber.Options) {})
+	client, err := f.connect(ctx, env, c, f.adjust)
 	if err != nil {
 		return f.late(ctx, err)
 	}
 	defer client.Close()
 	if !f.lines {
-		return f.late(ctx, client.Publish(ctx, f.topic, payload, byte(f.qos), f.retain))
+		return f.late(ctx, f.publish(ctx, client, payload))
 	}
 	in := bufio.NewScanner(env.Stdin)
 	in.Buffer(nil, subscriber.DefaultMaxMessage)
 	for in.Scan() {
 		ctx, cancel := context.WithTimeout(env.Ctx, limit)
-		err := client.Publish(ctx, f.topic, in.Bytes(), byte(f.qos), f.retain)
+		err := f.publish(ctx, client, in.Bytes())
 		cancel()
 		if err != nil {
 			return f.late(ctx, err)
@@ -115,6 +129,12 @@ func (f *pubFlags) run(env cmdenv.Env, c *command) error {
 		return fmt.Errorf("read stdin: %w", err)
 	}
 	return nil
+}
+
+func (f *pubFlags) publish(ctx context.Context, client *subscriber.Client, payload []byte) error {
+	m := f.first
+	m.Payload = payload
+	return client.Send(ctx, &m)
 }
 
 // late says how long was waited, instead of what a context calls it.

@@ -23,6 +23,7 @@ const keyPatience = 10 * time.Second
 // subFlags are the flags of `sealctl sub`.
 type subFlags struct {
 	brokerFlags
+	mqtt5Flags
 	topics    []string
 	qos       int
 	count     int
@@ -31,6 +32,8 @@ type subFlags struct {
 	json      bool
 	noNewline bool
 	noRetain  bool
+
+	adjust func(*subscriber.Options) // of the connection, by mqtt5Flags
 }
 
 func subCommand() *command {
@@ -52,7 +55,7 @@ burned, silent, heard, withheld, unattributed, disputed, crowded (docs/SUBSCRIBE
 func runSub(env cmdenv.Env, c *command, args []string) error {
 	var f subFlags
 	o := newOptions(c)
-	f.register(o)
+	f.brokerFlags.register(o)
 	f.registerData(o)
 	o.list(&f.topics, "t topic", "FILTER", "topic filter; repeat for more")
 	o.number(&f.qos, "q qos", 1, "0|1|2", "quality of service of the subscriptions (default 1)")
@@ -64,9 +67,18 @@ func runSub(env cmdenv.Env, c *command, args []string) error {
 	o.yes(&f.json, "json", "print one JSON object a line, also for messages that are not ok")
 	o.yes(&f.noNewline, "N no-newline", "print no newline after a payload")
 	o.yes(&f.noRetain, "R no-retained", "leave out retained messages")
+	f.mqtt5Flags.register(o, "connect")
 	if err := o.parse(env, args, 0, 0); err != nil {
 		return err
 	}
+	adjust, rest, err := f.connection(o)
+	switch {
+	case err != nil:
+		return err
+	case len(rest) > 0:
+		return usagef("-D %s: want connect", rest[0].command)
+	}
+	f.adjust = adjust
 	for _, t := range f.topics {
 		if err := topic.ValidateFilter(t); err != nil {
 			return usagef("-t %q: %v", t, err)
@@ -93,7 +105,10 @@ func (f *subFlags) run(env cmdenv.Env, c *command) error {
 		defer cancel()
 	}
 	p := &printer{f: f, env: env, name: c.name, enough: make(chan struct{})}
-	client, err := f.connect(ctx, env, c, func(o *subscriber.Options) { o.Handler, o.ReadOnly = p.handle, true })
+	client, err := f.connect(ctx, env, c, func(o *subscriber.Options) {
+		f.adjust(o)
+		o.Handler, o.ReadOnly = p.handle, true
+	})
 	if err != nil {
 		return f.outcome(ctx, err)
 	}
@@ -230,8 +245,9 @@ type jsonMessage struct {
 	Key     string            `json:"key,omitempty"`
 	Seq     *uint64           `json:"seq,omitempty"`
 	Gap     uint64            `json:"gap,omitempty"`
-	From    *uint64           `json:"from,omitempty"`
-	To      *uint64           `json:"to,omitempty"`
+	*jsonProperties
+	From *uint64 `json:"from,omitempty"`
+	To   *uint64 `json:"to,omitempty"`
 }
 
 func writeJSON(w io.Writer, m *subscriber.Message) error {
@@ -250,15 +266,48 @@ func writeJSON(w io.Writer, m *subscriber.Message) error {
 		}
 	}
 	if m.Status == subscriber.StatusOK {
-		if utf8.Valid(m.Payload) {
-			text := string(m.Payload)
-			j.Payload = &text
-		} else {
-			text := base64.StdEncoding.EncodeToString(m.Payload)
-			j.Base64 = &text
+		j.Payload, j.Base64 = textOrBase64(m.Payload)
+		if !m.Properties.Empty() {
+			j.jsonProperties = propertiesOf(&m.Properties)
 		}
 	}
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	return e.Encode(&j)
+}
+
+// jsonProperties are the properties that describe the content of a message.
+type jsonProperties struct {
+	PayloadFormat byte           `json:"payload_format,omitempty"`
+	ContentType   string         `json:"content_type,omitempty"`
+	ResponseTopic string         `json:"response_topic,omitempty"`
+	Correlation   *string        `json:"correlation_data,omitempty"`
+	Correlation64 *string        `json:"correlation_data_base64,omitempty"`
+	User          []jsonProperty `json:"user_properties,omitempty"`
+}
+
+type jsonProperty struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+func propertiesOf(p *subscriber.Properties) *jsonProperties {
+	j := &jsonProperties{PayloadFormat: p.PayloadFormat, ContentType: p.ContentType, ResponseTopic: p.ResponseTopic}
+	if p.CorrelationData != nil {
+		j.Correlation, j.Correlation64 = textOrBase64(p.CorrelationData)
+	}
+	for _, u := range p.User {
+		j.User = append(j.User, jsonProperty(u))
+	}
+	return j
+}
+
+// textOrBase64 returns b as it is if it is UTF-8, else in base64.
+func textOrBase64(b []byte) (text, encoded *string) {
+	if utf8.Valid(b) {
+		s := string(b)
+		return &s, nil
+	}
+	s := base64.StdEncoding.EncodeToString(b)
+	return nil, &s
 }
