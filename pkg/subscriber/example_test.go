@@ -53,3 +53,21 @@ func ExampleClient_Publish() {
 		log.Fatal(err)
 	}
 }
+
+// By MQTT 5 a message can say what it is; that travels inside it, past the broker.
+func ExampleClient_Send() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	client, err := subscriber.Connect(ctx, subscriber.Options{Version: 5, Identity: "/etc/plant/identity", Broker: "mqtts://broker.example"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	err = client.Send(ctx, &subscriber.Publication{
+		Topic: "plant/valve/3", Payload: []byte(`{"open": true}`), QoS: 1, Expiry: time.Minute,
+		Properties: subscriber.Properties{PayloadFormat: 1, ContentType: "application/json", ResponseTopic: "plant/answers/7"},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+}

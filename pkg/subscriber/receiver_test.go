@@ -334,6 +334,39 @@ func TestEmptyPayloadOpens(t *testing.T) {
 	}
 }
 
+// Inside a message there may be properties that describe its content, and no others (spec 3).
+func TestInnerProperties(t *testing.T) {
+	b := newBench(t, 0)
+	s := b.stream(b.key, sealedTopic, false)
+	for _, c := range []struct {
+		block []byte
+		want  string
+	}{
+		{[]byte{3, 0, 1, 'c', 38, 0, 1, 'n', 0, 1, 'v'}, "ok"},
+		{[]byte{0x23, 0, 1}, "forged"},    // a topic alias
+		{[]byte{2, 0, 0, 0, 1}, "forged"}, // an expiry
+		{[]byte{3, 0, 1, 0xff}, "forged"}, // no UTF-8
+		{[]byte{3, 0, 9, 'c'}, "forged"},  // cut off
+		{[]byte{1, 1, 1, 1}, "forged"},    // twice
+		{[]byte{8, 0, 3, 'a', '/', 'b'}, "ok"},
+	} {
+		e, _, err := s.Seal(nil, c.block, []byte("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.done = 0
+		b.got = nil
+		b.r.Receive(b.now, subscriber.Incoming{Topic: sealedTopic, Payload: e, Properties: subscriber.Properties{ContentType: "the broker's"}, Done: func() { b.done++ }})
+		m := b.got[len(b.got)-1]
+		if string(m.Status) != c.want || b.done != 1 {
+			t.Errorf("% x: %+v", c.block, m)
+		}
+		if again, _ := m.Properties.AppendTo(nil); m.Status == subscriber.StatusOK && !bytes.Equal(again, c.block) {
+			t.Errorf("% x came as % x", c.block, again)
+		}
+	}
+}
+
 func TestNoPolicyDeliversNothing(t *testing.T) {
 	var got []*subscriber.Message
 	r := subscriber.NewReceiver(0, func(m *subscriber.Message) { got = append(got, m) }, func(string, crypto.KeyID) {})

@@ -189,13 +189,15 @@ func TestCommandsOfTheSubscribersGuide(t *testing.T) {
 	first, _, _ := strings.Cut(operations, "\n**6.")
 	m := newManual(t, fenced(operations, "toml")[0])
 	m.walk(fenced(first, "sh"), 10)
-	for line := range strings.Lines(fenced(read(t, filepath.Join(root, "docs/SUBSCRIBER.md")), "sh")[0]) {
-		m.follow(line)
+	for _, block := range fenced(read(t, filepath.Join(root, "docs/SUBSCRIBER.md")), "sh") {
+		for line := range strings.Lines(block) {
+			m.follow(line)
+		}
 	}
-	if len(m.readers) != 2 {
+	if len(m.readers) != 3 {
 		t.Fatalf("%d commands subscribe", len(m.readers))
 	}
-	for i, want := range []string{"sensors/7/set 21", `"payload":"21"`} {
+	for i, want := range []string{"sensors/7/set 21", `"payload":"21"`, `"content_type":"text/plain"`} {
 		err := m.readers[i].Await(lab.Within(t, patience), func(stdout, _ []string) bool { return lab.HasLine(stdout, want) })
 		if err != nil {
 			t.Errorf("reader %d never printed %s: %v\n%s", i, want, err, strings.Join(m.readers[i].Stdout(), "\n"))
