@@ -417,6 +417,36 @@ func TestReceiveStreamsAreBoundedAndLeaveFloors(t *testing.T) {
 	}
 }
 
+// TestFloorsAreCharged: what is remembered of evicted streams comes out of the memory of all connections, and goes back.
+func TestFloorsAreCharged(t *testing.T) {
+	f := newFleet(t)
+	b := newBench(t, f.rotate(1), mqttparse.V311, Config{MaxStreams: minStreams})
+	b.connack(t, false)
+	left := func() int64 { return b.g.memory.left.Load() }
+	stream := func(i int) mqttparse.Publish { return f.sealer("default", fmt.Sprintf("s/%d", i)).next("x", 0, 0) }
+	b.receive(t, stream(0))
+	before := left()
+	for i := range minStreams + 9 {
+		b.receive(t, stream(i+1))
+	}
+	if n := len(b.c.sess.opens.floors); n != 10 || before-left() != int64(n*floorCost) {
+		t.Errorf("%d floors cost %d bytes", n, before-left())
+	}
+	b.g.memory.left.Add(-left() + floorCost - 1)
+	b.c.down.in.load(publishPacket(mqttparse.V311, stream(99)))
+	var r *refusal
+	if err := b.c.down.transform(); !errors.As(err, &r) || r.reason != refusedMemory {
+		t.Errorf("without memory for a floor: %v", err)
+	}
+	b.g.memory.left.Add(before - left() - 10*floorCost)
+	delete(f.keys, "default")
+	b.g.SetState(f.state())
+	b.receive(t, f.sealer("other", "o/a").next("1", 0, 0))
+	if left() != before || len(b.c.sess.opens.floors) != 0 {
+		t.Errorf("%d bytes are missing when the keys are dead, %d floors", before-left(), len(b.c.sess.opens.floors))
+	}
+}
+
 func TestBrokersAliases(t *testing.T) {
 	f := newFleet(t)
 	v := mqttparse.V5

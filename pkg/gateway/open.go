@@ -97,7 +97,10 @@ func (t *openStreams) prune(state *State) {
 	t.trimFloors(state.Keys)
 }
 
-const maxFloors = 4 * perSession
+const (
+	maxFloors = 4 * perSession
+	floorCost = 64 // bytes charged for one: an entry of a Go map that is three quarters full
+)
 
 // evict drops the oldest stream. What it has accepted stays refused as long as its key lives.
 func (t *openStreams) evict(keys *crypto.Keyring) {
@@ -203,24 +206,42 @@ func (d *downPath) keep(s *openStream) error {
 	if old := t.m[s.id]; old != nil {
 		t.remove(old)
 	}
+	floors := len(t.floors)
 	t.prune(d.state)
+	g.memory.give((floors - len(t.floors)) * floorCost)
 	n, bytes = d.dropped(n, bytes)
 	full := g.streams.Load() >= int64(g.cfg.MaxStreams)
 	if full && g.store.shed() {
 		full = false
 	}
+	var err error
 	if t.n >= perSession || full && t.n >= minStreams {
-		t.evict(d.state.Keys)
+		err = d.evict()
 	}
-	for s.cost > 0 && t.bytes+s.cost > topicBytes {
-		t.evict(d.state.Keys)
+	for err == nil && s.cost > 0 && t.bytes+s.cost > topicBytes {
+		err = d.evict()
 	}
 	d.dropped(n, bytes)
-	if err := g.charge(s.cost); err != nil {
+	if err == nil {
+		err = g.charge(s.cost)
+	}
+	if err != nil {
 		return err
 	}
 	t.add(s)
 	g.streams.Add(1)
+	return nil
+}
+
+// evict drops the oldest stream, and pays for the floor that it leaves.
+func (d *downPath) evict() error {
+	t, g := &d.c.sess.opens, d.c.g
+	if err := g.charge(floorCost); err != nil {
+		return err
+	}
+	before := len(t.floors)
+	t.evict(d.state.Keys)
+	g.memory.give((before + 1 - len(t.floors)) * floorCost)
 	return nil
 }
 

@@ -265,7 +265,7 @@ func (t *sessionStore) discard(s *session) {
 		t.g.heads.end(e)
 	}
 	t.g.streams.Add(-int64(s.seals.n + s.opens.n))
-	t.g.memory.give(s.seals.bytes + s.opens.bytes)
+	t.g.memory.give(s.seals.bytes + s.opens.bytes + len(s.opens.floors)*floorCost)
 }
 
 // len is the number of idle sessions.
