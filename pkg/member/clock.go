@@ -1,11 +1,13 @@
 package member
 
 import (
+	"log/slog"
 	"runtime/debug"
 	"time"
 
 	"sealgate/pkg/boottime"
 	"sealgate/pkg/control"
+	"sealgate/pkg/crypto"
 )
 
 // NewClock returns the clock that a member reads when its Config brings none: never below when this program was
@@ -24,19 +26,45 @@ func newClock(floor time.Time) func() control.Time {
 	}
 }
 
-// buildTime is when the source of this program was committed: it cannot be earlier than that. The zero time if unknown.
+// compilerTime is before the first compiler that can build this program: package crypto/hpke came with Go 1.26, whose
+// first release candidate is of December 2025.
+var compilerTime = time.Date(2025, time.December, 1, 0, 0, 0, 0, time.UTC)
+
+// buildTime is when the source of this program was committed, or if the build does not tell, when it could first be built: it cannot
+// be earlier than that.
 func buildTime() time.Time {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
-		return time.Time{}
+		return compilerTime
 	}
+	return sourceTime(info)
+}
+
+func sourceTime(info *debug.BuildInfo) time.Time {
 	for _, s := range info.Settings {
 		if s.Key == "vcs.time" {
 			t, _ := time.Parse(time.RFC3339, s.Value)
-			return t
+			return latest(t, compilerTime)
 		}
 	}
-	return time.Time{}
+	return compilerTime
+}
+
+// farBehind is how far a clock may lag the one noted before somebody should look which of the two is wrong.
+const farBehind = 24 * time.Hour
+
+// checkClock tells the operator that the machine's clock is far behind what earlier runs have noted. A router without a battery is
+// so at each boot; a clock that once ran years ahead leaves it so for good.
+func checkClock(log *slog.Logger, noted, now time.Time, id *crypto.Identity) {
+	if noted.Sub(now) <= farBehind {
+		return
+	}
+	say := log.Info
+	if noted.After(id.NotAfter()) {
+		say = log.Error // nothing verifies at that time
+	}
+	say("this machine's clock is behind the time that an earlier run noted, which is gone by; if the clock is right, and was ahead then, "+
+		"stop controld, run controld -forget-clock and start it again", "clock", now.UTC().Format(time.RFC3339), "noted", noted.UTC().Format(time.RFC3339))
 }
 
 func latest(a, b time.Time) time.Time {

@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"sealgate/pkg/control"
 	"sealgate/pkg/crypto"
@@ -159,6 +160,7 @@ func prepare(cfg Config) (*Member, []session.Broker, error) {
 		return nil, nil, err
 	}
 	if m.clock = cfg.Clock; m.clock == nil {
+		checkClock(cfg.Log, m.store.wall, time.Now(), cfg.Identity)
 		m.clock = newClock(latest(m.store.wall, cfg.Identity.NotBefore()))
 	}
 	m.keep = openKeep(cfg.KeepDir, cfg.KeepAnywhere, cfg.Log)

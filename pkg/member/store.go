@@ -56,6 +56,21 @@ func openStore(dir string, trust *crypto.Trust, log *slog.Logger) (*store, error
 	return s, nil
 }
 
+// ForgetClock takes the noted time out of a state directory that no running program uses, and returns it. The oldest acceptable
+// policy stays noted.
+func ForgetClock(dir string) (noted time.Time, err error) {
+	path := filepath.Join(dir, floorFile)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("no time is noted: %w", err)
+	}
+	f, noted, err := parseFloor(string(b))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return noted, WriteFile(path, formatFloor(f, time.Unix(0, 0)), 0o600)
+}
+
 // formatFloor is one line: the version, the hash in hex, the wall clock in Unix seconds.
 func formatFloor(f control.Floor, wall time.Time) []byte {
 	return fmt.Appendf(nil, "%d %x %d\n", f.Version, f.Hash, wall.Unix())

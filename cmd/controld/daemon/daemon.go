@@ -26,7 +26,7 @@ import (
 )
 
 const usage = `controld: the control plane of a Sealgate gateway, or a keeper that runs alone
-Usage: controld -config FILE [-check] [-log-format text|json] [-version]
+Usage: controld -config FILE [-check | -forget-clock] [-log-format text|json] [-version]
        controld -join TICKET [-config FILE] [-broker URL] [-cafile FILE] [-identity DIR] [-wait TIME] [-force]`
 
 // Main runs controld until env.Ctx ends and returns the exit code.
@@ -34,6 +34,7 @@ func Main(env cmdenv.Env) int {
 	fs := env.Flags("controld", usage)
 	file := fs.String("config", config.DefaultPath, "configuration `file`")
 	check := fs.Bool("check", false, "check the configuration and the files it names, and exit")
+	forget := fs.Bool("forget-clock", false, "forget the time that earlier runs noted in state, and exit: for a clock that was ahead then")
 	format := fs.String("log-format", "text", "log as text or json")
 	version := fs.Bool("version", false, "print the version and exit")
 	var join joinFlags
@@ -63,8 +64,11 @@ func Main(env cmdenv.Env) int {
 		env.Errorf("%v", err)
 		return cmdenv.Usage
 	}
-	if *check {
+	switch {
+	case *check:
 		return runCheck(env, cfg)
+	case *forget:
+		return runForgetClock(env, cfg)
 	}
 	if err := run(env, cfg, log); err != nil {
 		env.Errorf("controld: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
@@ -117,9 +121,11 @@ func load(cfg *config.Config) (member.Config, error) {
 	return member.Config{
 		Identity: id, Trust: trust, Policy: signed,
 		Broker: cfg.Control.Broker, TLS: conf, Username: cfg.Control.Username, Password: password,
-		Prefix: cfg.Control.Prefix, StateDir: filepath.Join(cfg.State, "controld"), KeepDir: keep, KeepAnywhere: anywhere,
+		Prefix: cfg.Control.Prefix, StateDir: stateDir(cfg), KeepDir: keep, KeepAnywhere: anywhere,
 	}, nil
 }
+
+func stateDir(cfg *config.Config) string { return filepath.Join(cfg.State, "controld") }
 
 // keepDir is where a keeper's keys outlive this program: beside the socket, where that is in memory; or where the operator
 // wants them, whatever is below.
