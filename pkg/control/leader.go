@@ -33,6 +33,9 @@ func (m *Machine) runLeader(g *group) {
 		return
 	}
 	l, now := &g.lead, m.now.Mono
+	if l.chain != nil && g.tied() {
+		l.rotateAt = min(l.rotateAt, now+EchoWait)
+	}
 	switch {
 	case l.chain == nil:
 		if l.bootAt <= now {
@@ -45,14 +48,19 @@ func (m *Machine) runLeader(g *group) {
 		m.mint(g, g.under == nil || accessChanged(g.under.Document, m.policy.Document, g.name), "new policy")
 	case l.rotateAt <= now:
 		m.mint(g, now-g.born >= GenerationMaxAge, "scheduled rotation")
-	case l.announceAt == never && g.copy != g.newest().commitment && !g.canAnnounce():
-		l.announceAt = now + EchoWait // it has got another leader's of the same number, which comes after its own
 	case l.announceAt <= now && !g.canAnnounce():
 		m.mint(g, false, "the broker does not show the newest epoch")
 	}
 	if l.announceAt <= now && g.canAnnounce() {
 		m.announce(g)
 	}
+}
+
+// tied reports whether two epochs of the highest number are known, of two leaders. The next one ends it: who seals under
+// which of them, and who has lost one since, nobody needs to find out.
+func (g *group) tied() bool {
+	n := len(g.keys)
+	return n > 1 && g.keys[n-1].epoch == g.keys[n-2].epoch
 }
 
 // leaderDue is when a keeper wants to mint, announce or take over.

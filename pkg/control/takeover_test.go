@@ -467,6 +467,10 @@ func TestLoneKeeperNeedsNobody(t *testing.T) {
 	}
 }
 
+// healTime is when a fleet that is whole again agrees on an epoch and seals under it, whatever was before: what nobody has said by
+// then, a sender says when it asks for its next confirmation, and a generation goes above it.
+const healTime = ConfirmInterval + AskWait + ReportInterval + 30*time.Second
+
 // TestKeepersConverge: whatever partitions, losses, restarts and rotations there were, once the network is well one
 // keeper leads, everybody has the same newest epoch and senders seal under it.
 func TestKeepersConverge(t *testing.T) {
@@ -520,7 +524,7 @@ func converge(t *testing.T, seed uint64) {
 	for _, n := range w.nodes {
 		n.connect()
 	}
-	w.run(3 * time.Minute)
+	w.run(healTime)
 	if l := w.leaders(); len(l) != 1 {
 		t.Fatalf("leaders %v", l)
 	}
@@ -570,5 +574,119 @@ func TestReaderKnowsMore(t *testing.T) {
 	}
 	if n := w.countFrom(alice, KindHello, mark); n > 4 {
 		t.Errorf("%d Hellos in 90 s", n)
+	}
+}
+
+// TestReaderAloneKnowsAGeneration: a reader holds a generation that every keeper has lost, and can open what they announce below it. It
+// tells them all the same: a sender in its place would seal under keys that nobody else has (F20).
+func TestReaderAloneKnowsAGeneration(t *testing.T) {
+	w, gw, alice := keepers(t, 2)
+	keys := KeysTopic(testPrefix, "default")
+	w.split([]*node{gw[0]}, []*node{gw[1], alice})
+	w.run(LeaseLife + 5*time.Second)
+	low := w.retained[keys]
+	gw[1].m.mint(gw[1].m.groups["default"], true, "for the test")
+	gw[1].flush()
+	w.run(15 * time.Second)
+	lost := alice.epoch()
+	if lost.Generation != 2 {
+		t.Fatalf("alice is at %v", lost)
+	}
+	w.retained[keys] = low // and the broker has lost it too
+	gw[1].boot()
+	w.cut = nil
+	gw[1].connect()
+	w.run(20 * time.Second)
+	if gw[0].epoch().Generation != 1 || gw[1].epoch().Generation != 1 {
+		t.Fatalf("the keepers are at %v and %v", gw[0].epoch(), gw[1].epoch())
+	}
+	w.leader().rotateHere()
+	w.run(AskWait + ReaderDelay + 15*time.Second)
+	w.mustAgree()
+	if e := alice.epoch(); e.Generation != 3 {
+		t.Errorf("epoch %v after %v, which alice alone held", e, lost)
+	}
+}
+
+// TestLostAnswerOfTheLeader: a keeper that has lost its keys asks before the leader listens, and one that is behind answers. It asks again
+// as long as leases name an epoch that it has not.
+func TestLostAnswerOfTheLeader(t *testing.T) {
+	w, gw, alice := keepers(t, 3)
+	w.split([]*node{gw[0], gw[1], alice}, []*node{gw[2]})
+	gw[2].m.groups["default"].takeAt = never // it follows nobody and leads nothing, but holds the old keys
+	gw[0].rotateHere()
+	w.run(15 * time.Second)
+	w.split([]*node{gw[0], alice}, []*node{gw[1], gw[2]})
+	gw[1].boot()
+	gw[1].connect()
+	w.run(500 * time.Millisecond) // gw3 answers
+	if e := gw[1].epoch(); e.Number != 1 {
+		t.Fatalf("gw2 is at %v:%s", e, describe(gw[1].events))
+	}
+	w.cut = nil
+	w.drop = func(to *node, topic string) bool { return to == gw[0] && topic == ControlTopic(testPrefix) } // the leader does not hear it yet
+	w.run(UnknownKeyInterval)
+	w.drop = nil
+	w.run(UnknownKeyInterval + LeaseInterval)
+	w.mustAgree()
+}
+
+// TestTwoEpochsOfOneNumber: a leader that comes to hold another's epoch of its own number ends the tie with the next one, and a sender
+// seals under the one that was last confirmed to it.
+func TestTwoEpochsOfOneNumber(t *testing.T) {
+	w, gw, alice := keepers(t, 2)
+	gw9 := w.add(crypto.RoleGateway, "gw9").connect()
+	w.run(10 * time.Second)
+	w.split([]*node{gw[0], alice}, []*node{gw[1], gw9})
+	w.run(LeaseLife + 5*time.Second)
+	gw[0].rotateHere()
+	gw[1].rotateHere()
+	w.run(15 * time.Second)
+	if gw[0].epoch() != gw[1].epoch() || gw[0].sendKey().ID == gw[1].sendKey().ID {
+		t.Fatalf("%v and %v", gw[0].epoch(), gw[1].epoch())
+	}
+	tie := gw[0].epoch()
+	w.cut = func(from, to *node) bool { return from == gw[0] && to == gw[1] } // the one whose epoch comes first hears of the other's
+	w.run(LeaseInterval)
+	w.cut = nil
+	w.run(LeaseInterval + 2*EchoWait + 15*time.Second)
+	w.mustAgree()
+	if e := alice.epoch(); e.Generation != tie.Generation || e.Number != tie.Number+1 {
+		t.Errorf("epoch %v after two of %v:%s", e, tie, describe(gw[0].events))
+	}
+	for _, n := range []*node{gw[0], gw[1], gw9} {
+		if k := n.sendKey(); k == nil || k.Epoch != alice.epoch() {
+			t.Errorf("%s seals under %v", n.name(), k)
+		}
+	}
+}
+
+// TestSenderAloneHoldsASpare: a sender seals under an epoch that only it still holds, and hears of another of the same number. It asks
+// which of the two goes on, and goes by the answer.
+func TestSenderAloneHoldsASpare(t *testing.T) {
+	for before := range 6 { // so that either comes first
+		w, gw, _ := keepers(t, 2)
+		gw9 := w.add(crypto.RoleGateway, "gw9").connect()
+		w.run(10 * time.Second)
+		for range before {
+			gw[0].rotateHere()
+			w.run(15 * time.Second)
+		}
+		keys := KeysTopic(testPrefix, "default")
+		w.split([]*node{gw[0]}, []*node{gw[1], gw9})
+		w.run(LeaseLife + 5*time.Second)
+		gw[1].rotateHere()
+		w.run(15 * time.Second)
+		lost := gw9.sendKey()
+		gw[1].disconnect() // with it
+		gw[1].boot()
+		gw[0].rotateHere()
+		w.run(15 * time.Second)
+		w.cut = nil
+		gw9.connect() // the broker shows gw1's
+		w.run(20 * time.Second)
+		if k := gw9.sendKey(); k == nil || k.ID == lost.ID || k.ID != gw[0].sendKey().ID {
+			t.Errorf("gw9 seals under %v, gw1 under %v; lost %v; retained %d bytes:%s", k, gw[0].sendKey(), lost, len(w.retained[keys]), describe(gw9.events))
+		}
 	}
 }
