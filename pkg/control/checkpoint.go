@@ -150,11 +150,23 @@ func (m *Machine) publishCheckpoint(g *group, last checkpoint.State) {
 		for _, s := range streams[:n] {
 			msg.Streams = append(msg.Streams, trimBurned(*s))
 		}
-		if streams = streams[n:]; len(streams) == 0 {
+		if n == len(streams) {
 			msg.State = last
 		}
+		if _, err := m.publish(KindCheckpoint, g.name, topic, msg.Marshal(), false); err != nil {
+			g.checkpoint.restore(streams) // the next one tells of them
+			return
+		}
 		g.checkpoint.number++
-		m.publish(KindCheckpoint, g.name, topic, msg.Marshal(), false)
+		streams = streams[n:]
+	}
+}
+
+// restore takes back what could not be told.
+func (c *checkpointState) restore(streams []*checkpoint.Stream) {
+	c.pending = make(map[crypto.Kid]*checkpoint.Stream, len(streams))
+	for _, s := range streams {
+		c.pending[s.Kid] = s
 	}
 }
 

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -20,6 +21,7 @@ type leaderState struct {
 	announcedAt time.Duration // when it last was published
 	tries       int           // publications of the announcement
 	jumpedAt    time.Duration // when a report last caused a generation
+	retryAt     time.Duration // no epoch could be made; not before
 	jumpAt      time.Duration // a report of a higher epoch waits for its turn
 }
 
@@ -37,6 +39,7 @@ func (m *Machine) runLeader(g *group) {
 		l.rotateAt = min(l.rotateAt, now+EchoWait)
 	}
 	switch {
+	case l.retryAt > now:
 	case l.chain == nil:
 		if l.bootAt <= now {
 			m.mint(g, true, "first generation of its term")
@@ -72,11 +75,18 @@ func (m *Machine) leaderDue(g *group) time.Duration {
 		return g.takeAt
 	}
 	l := &g.lead
-	due := min(l.bootAt, l.announceAt)
+	due := l.bootAt
 	if l.chain != nil {
 		due = min(due, l.rotateAt, l.jumpAt)
 	}
-	return due
+	if now := m.now.Mono; l.retryAt > now {
+		due = max(due, l.retryAt)
+		if !g.canAnnounce() {
+			return min(due, l.retryAt)
+		}
+		return min(due, l.retryAt, l.announceAt)
+	}
+	return min(due, l.announceAt)
 }
 
 // accessChanged reports whether who may hold the group's keys differs between two policies, in
@@ -128,75 +138,99 @@ func (g *group) pending(now time.Duration) (n int) {
 
 // mint makes the next epoch, in a fresh generation if asked to, and announces it (spec 6.1).
 func (m *Machine) mint(g *group, fresh bool, why string) error {
-	l := &g.lead
-	l.bootAt, l.rotateAt = never, m.now.Mono+g.def.Rotate
-	if err := m.mintNext(g, fresh); err != nil {
+	l, now := &g.lead, m.now.Mono
+	d, err := m.draft(g, fresh)
+	if err == nil {
+		err = m.adopt(g, d)
+	}
+	if err != nil {
 		err = fmt.Errorf("new epoch (%s): %w", why, err)
 		m.alarm(Event{Kind: KindEpoch, Result: ResultNote, Group: g.name, Err: err})
-		if l.chain == nil {
-			l.bootAt = m.now.Mono + RepublishInterval // try again; nothing leaves until then
-		} else {
-			g.under, l.jumpAt, l.announceAt = m.policy, never, never
+		l.retryAt = now + RepublishInterval
+		if !errors.Is(err, ErrExhausted) {
+			l.retryAt = now + EchoWait // a signer or a source of randomness that fails now and then
+		} else if l.chain != nil {
+			l.rotateAt, l.jumpAt, l.announceAt, g.under = now+g.def.Rotate, never, never, m.policy
 		}
 		return err
 	}
+	l.bootAt, l.rotateAt = never, now+g.def.Rotate
 	m.note(g, why+": epoch "+g.highest.String())
 	m.announce(g)
 	return nil
 }
 
-func (m *Machine) mintNext(g *group, fresh bool) error {
-	l, now := &g.lead, m.now.Mono
+// draft is an epoch that is made and signed, and of which nobody knows yet.
+type draft struct {
+	fresh bool
+	chain *lineage // of which its KEK is the next
+	key   *key
+	wraps []EpochWrap
+	shown []byte // the signed announcement
+}
+
+// draft makes the next epoch. It changes nothing: a signer in a TPM may fail.
+func (m *Machine) draft(g *group, fresh bool) (*draft, error) {
+	d := &draft{fresh: fresh, chain: g.lead.chain}
 	e := crypto.Epoch{PolicyVersion: m.policy.Document.Version, Generation: max(g.highest.Generation, g.reported.Generation), Number: max(g.highest.Number, g.reported.Number) + 1}
 	if fresh {
 		e.Generation++
 	} else {
-		e.Generation, e.Number = l.chain.generation, l.chain.next
+		e.Generation, e.Number = d.chain.generation, d.chain.next
 	}
 	if e.Generation > MaxEpochValue || e.Number >= MaxEpochValue {
-		return ErrExhausted
+		return nil, ErrExhausted
 	}
-	chain := l.chain
 	if fresh {
 		kek, err := crypto.NewKEK(m.cfg.Rand)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		chain = &lineage{generation: e.Generation, founder: m.self.Name, next: e.Number, kek: kek}
+		d.chain = &lineage{generation: e.Generation, founder: m.self.Name, next: e.Number, kek: kek}
 	}
-	k, err := m.drawKey(g, e)
-	if err != nil {
-		return err
+	var err error
+	if d.key, err = m.drawKey(g, e); err != nil {
+		return nil, err
 	}
-	wrap, err := chain.kek.Wrap(m.cfg.Rand, k.secret, crypto.WrapContext{Fleet: m.self.Fleet, Group: g.name, Generation: e.Generation, Number: e.Number, Keeper: m.self.Name})
+	wrap, err := d.chain.kek.Wrap(m.cfg.Rand, d.key.secret, crypto.WrapContext{Fleet: m.self.Fleet, Group: g.name, Generation: e.Generation, Number: e.Number, Keeper: m.self.Name})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	announced := m.activation(g, fresh)
-	if k.delay = announced; g.sendable(now) == nil {
-		k.delay = min(k.delay, FirstActivation)
+	if d.key.delay = announced; g.sendable(m.now.Mono) == nil {
+		d.key.delay = min(announced, FirstActivation)
 	}
-	k.activateAt = now + k.delay
-	if err := g.add(k); err != nil {
+	d.wraps = []EpochWrap{{Number: e.Number, Minter: m.self.Name, Certificate: m.self.CertHash, ActivateAfter: announced, Wrap: wrap}}
+	if !fresh && len(g.wraps) > 0 && g.founder == d.chain.founder && g.wraps[0].Number+1 == e.Number {
+		d.wraps = append(d.wraps, g.wraps[:min(len(g.wraps), MaxWraps-1)]...)
+	}
+	msg := EpochMessage{Group: g.name, PolicyVersion: e.PolicyVersion, PolicyHash: m.policy.Hash, Generation: e.Generation, Founder: d.chain.founder, Wraps: d.wraps}
+	if d.shown, err = m.cfg.Identity.Sign(msg.Marshal(), string(KindEpoch)); err != nil {
+		return nil, fmt.Errorf("signing the announcement: %w", err)
+	}
+	return d, nil
+}
+
+// adopt makes a draft the group's newest epoch.
+func (m *Machine) adopt(g *group, d *draft) error {
+	l, now := &g.lead, m.now.Mono
+	d.key.activateAt = now + d.key.delay
+	if err := g.add(d.key); err != nil {
 		return err
 	}
-	if fresh {
-		g.setLineage(chain)
+	if d.fresh {
+		g.setLineage(d.chain)
 		clear(g.granted)
 	}
-	if len(g.wraps) == 0 || g.founder != chain.founder || fresh || g.wraps[0].Number+1 != e.Number {
-		g.wraps, g.founder = nil, chain.founder
-	}
-	chain.ratchet(g.name, e.Number+1, now)
-	l.chain, l.jumpAt, g.under = chain, never, m.policy
+	d.chain.ratchet(g.name, d.key.epoch.Number+1, now)
+	l.chain, l.jumpAt, l.tries, g.under = d.chain, never, 0, m.policy
+	g.shown, g.wraps, g.founder = d.shown, d.wraps, d.chain.founder
 	if g.freshAt == 0 {
 		g.freshAt = now // the first of its keys: nobody could have confirmed any
 		m.startFreshness(g)
 	}
-	g.wraps = slices.Insert(slices.Clone(g.wraps), 0, EpochWrap{Number: e.Number, Minter: m.self.Name, Certificate: m.self.CertHash, ActivateAfter: announced, Wrap: wrap})
-	g.wraps = g.wraps[:min(len(g.wraps), MaxWraps)]
-	m.keysChanged = true
-	return m.signAnnouncement(g)
+	m.keysChanged, g.changed = true, true
+	return nil
 }
 
 // activation is the delay from an announcement until senders switch. A generation that has no
@@ -234,18 +268,6 @@ func (m *Machine) drawKey(g *group, e crypto.Epoch) (*key, error) {
 		}
 	}
 	return nil, fmt.Errorf("%d secrets in a row: %w; the source of randomness is broken", MaxRedraws, crypto.ErrCollision)
-}
-
-// signAnnouncement makes the Epoch message for what the leader has minted.
-func (m *Machine) signAnnouncement(g *group) error {
-	l := &g.lead
-	e := EpochMessage{Group: g.name, PolicyVersion: m.policy.Document.Version, PolicyHash: m.policy.Hash, Generation: l.chain.generation, Founder: l.chain.founder, Wraps: g.wraps}
-	msg, err := m.cfg.Identity.Sign(e.Marshal(), string(KindEpoch))
-	if err != nil {
-		return fmt.Errorf("signing the announcement: %w", err)
-	}
-	g.shown, l.tries, g.changed = msg, 0, true
-	return nil
 }
 
 // announce publishes the announcement, and has it published again if the broker does
