@@ -103,3 +103,25 @@ func TestLeaseBetweenGrants(t *testing.T) {
 		t.Errorf("%d Grants in %d calls", all, calls)
 	}
 }
+
+// TestLostEcho: the broker shows the leader's epoch to all but the leader, and keeps its leases from the next keeper, which takes
+// over. The leader hears its own epoch in that one's lease: it needs no other echo, goes on, and takes nothing back.
+func TestLostEcho(t *testing.T) {
+	w, gw, alice := keepers(t, 2)
+	keys := KeysTopic(testPrefix, "default")
+	w.drop = func(to *node, topic string) bool {
+		return to == gw[0] && topic == keys || to == gw[1] && topic == ControlTopic(testPrefix)
+	}
+	gw[0].rotateHere()
+	w.run(LeaseLife + 2*RankDelay)
+	if e := alice.epoch(); e.Number != 2 || gw[1].epoch() != e || !gw[1].leads() {
+		t.Fatalf("alice is at %v, gw2 at %v, which leads: %v", e, gw[1].epoch(), gw[1].leads())
+	}
+	w.drop = func(to *node, topic string) bool { return to == gw[0] && topic == keys }
+	mark := len(w.log)
+	w.run(20 * time.Second)
+	w.mustLead("gw1")
+	if k := gw[0].sendKey(); k == nil || k.Epoch != alice.epoch() || w.count(KindGrant, mark) != 0 {
+		t.Errorf("gw1 seals under %v, alice is at %v; %d Grants:%s", k, alice.epoch(), w.count(KindGrant, mark), describe(gw[0].events))
+	}
+}

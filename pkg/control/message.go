@@ -51,6 +51,10 @@ func verify(t *crypto.Trust, d *policy.Document, now time.Time, msg []byte, kind
 	return payload, from, nil
 }
 
+// Urgent reports whether a message that nobody has verified yet says that it is a lease: a keeper whose queue is full of other
+// things must not take its leader for gone.
+func Urgent(msg []byte) bool { return kindOf(msg) == KindLease }
+
 // kindOf reads a message's kind before its signature is checked, to know what to
 // check it as. It decides nothing: the kind is signed twice, in the payload and beside it.
 func kindOf(msg []byte) Kind {

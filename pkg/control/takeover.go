@@ -304,6 +304,9 @@ func (m *Machine) takeLease(l *Lease, lg *LeaseGroup, from crypto.Member) error 
 	if held == nil {
 		m.triggerKeys(g, theirs) // also of a rival that is behind: its keys open what was sealed under them
 	}
+	if g.leader && held != nil && held.unannounced {
+		m.leaderEcho(g, held) // the broker has shown it to somebody
+	}
 	order := m.compareLease(g, theirs, lg, held)
 	switch {
 	case order < 0 && g.leader:

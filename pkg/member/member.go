@@ -96,6 +96,7 @@ type Member struct {
 	changed chan struct{} // closed at the next change of state
 
 	inbox    chan inbound
+	urgent   chan inbound
 	queued   atomic.Int64 // bytes in inbox
 	links    chan linkEvent
 	requests chan func(now control.Time)
@@ -152,7 +153,7 @@ func prepare(cfg Config) (*Member, []session.Broker, error) {
 	m := &Member{
 		cfg: cfg, log: cfg.Log, self: cfg.Identity.Member(),
 		changed: make(chan struct{}), done: make(chan struct{}),
-		inbox: make(chan inbound, maxQueued), links: make(chan linkEvent, 4),
+		inbox: make(chan inbound, maxQueued), urgent: make(chan inbound, maxUrgent), links: make(chan linkEvent, 4),
 		requests: make(chan func(control.Time)), unknown: make(chan unknownKey, 64),
 	}
 	var err error

@@ -16,6 +16,8 @@ const (
 	maxPacket  = maxMessage + 64<<10        // with its topic
 	maxQueued  = 256                        // messages that wait for the machine
 	maxBytes   = 4 * maxMessage             // bytes that wait for the machine
+	maxUrgent  = 16                         // leases that wait beside a full queue
+	maxLease   = 64 << 10                   // bytes of one
 	longestNap = 30 * time.Second           // Go's timers stop while a machine sleeps; CLOCK_BOOTTIME does not
 )
 
@@ -47,6 +49,13 @@ func (m *Member) arrived(msg *session.Message) {
 		}
 	}
 	m.queued.Add(-size)
+	if size <= maxLease && control.Urgent(msg.Payload) {
+		select {
+		case m.urgent <- inbound{msg.Topic, msg.Payload, msg.Retain}:
+			return
+		default:
+		}
+	}
 	if m.dropped.Add(1) == 1 {
 		m.log.Warn("control messages arrive faster than they can be verified; some are dropped", "queued", len(m.inbox))
 	}
@@ -68,6 +77,8 @@ func (m *Member) run() {
 			return
 		case msg := <-m.inbox:
 			m.queued.Add(-int64(len(msg.payload)))
+			m.machine.Receive(m.clock(), msg.topic, msg.payload, msg.retained)
+		case msg := <-m.urgent:
 			m.machine.Receive(m.clock(), msg.topic, msg.payload, msg.retained)
 		case e := <-m.links:
 			m.linkChanged(e)
