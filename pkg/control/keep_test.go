@@ -199,6 +199,15 @@ func TestKeptRefused(t *testing.T) {
 	if s, err := parseKept(good); err != nil || len(s.keys) != 1 {
 		t.Fatalf("%+v, %v", s, err)
 	}
+	for n := range good { // and no byte of it makes the program fall over each time it starts
+		if _, err := parseKept(good[:n]); err == nil {
+			t.Errorf("the first %d bytes are taken for all", n)
+		}
+		bad := bytes.Clone(good)
+		bad[n] ^= 0xff
+		gw.m.groups["default"].erase()
+		_ = gw.m.restore(gw.m.groups["default"], bad) // of some bytes nobody can tell
+	}
 	name := dcbor.AppendText(nil, "gw1")
 	for what, raw := range map[string][]byte{
 		"empty":            {},
