@@ -1,9 +1,14 @@
 package cli
 
 import (
+	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"fmt"
+	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"sealgate/cmd/internal/cmdenv"
@@ -115,33 +120,48 @@ func (f *fleetDir) policyAfterEnrolment(env cmdenv.Env, role crypto.Role, name s
 
 func fleetRevoke() *command {
 	return &command{
-		name: "fleet revoke", args: "DIR --name NAME", short: "revoke a member: a new policy version that shuts it out", run: runFleetRevoke,
+		name: "fleet revoke", args: "DIR (--name NAME | --certificate FILE)", short: "revoke a member: a new policy version that shuts it out", run: runFleetRevoke,
 		long: `
 Put a member's name and certificate on the revoked lists of policy.toml and sign a new policy
-version. It takes effect when it is published: sealctl policy publish.`,
+version. It takes effect when it is published: sealctl policy publish.
+
+With --certificate only that one is revoked: another one for the same name goes on. That is for a
+fleet under your own PKI, when a key was stolen and its machine gets a new one.`,
 	}
 }
 
 func runFleetRevoke(env cmdenv.Env, c *command, args []string) error {
-	var name string
+	var name, file string
 	o := newOptions(c)
 	o.text(&name, "name", "", "NAME", "the member to revoke")
+	o.text(&file, "certificate", "", "FILE", "PEM file of the one certificate to revoke; its name may go on")
 	if err := o.parse(env, args, 1, 1); err != nil {
 		return err
 	}
-	if name == "" {
-		return usagef("--name NAME is missing: whom to revoke")
+	if (name == "") == (file == "") {
+		return usagef("give either --name NAME or --certificate FILE: whom to revoke")
 	}
 	f, unlock, err := lockFleet(o.args[0])
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	signed, err := f.revoke(name, time.Now())
+	var signed *policy.Signed
+	what := fmt.Sprintf("%q", name)
+	if file != "" {
+		var hash [32]byte
+		if hash, name, err = f.certificateOf(file); err != nil {
+			return err
+		}
+		what = fmt.Sprintf("the certificate %x of %q", hash[:4], name)
+		signed, err = f.revokeCertificate(hash, time.Now())
+	} else {
+		signed, err = f.revoke(name, time.Now())
+	}
 	if err != nil {
 		return err
 	}
-	env.Errorf("%q is revoked in policy version %d. It takes effect with: sealctl policy publish %s -b URL -i IDENTITYDIR", name, signed.Document.Version, f.dir)
+	env.Errorf("%s is revoked in policy version %d. It takes effect with: sealctl policy publish %s -b URL -i IDENTITYDIR", what, signed.Document.Version, f.dir)
 	return nil
 }
 
@@ -150,22 +170,66 @@ func (f *fleetDir) revoke(name string, now time.Time) (*policy.Signed, error) {
 	if !known && !f.ownPKI {
 		return nil, fmt.Errorf("no member is called %q; enrolled are: %s", name, f.names())
 	}
+	return f.signRevocation(now, func(doc *policy.Document) error {
+		if slices.Contains(doc.RevokedNames, name) {
+			return fmt.Errorf("%q is revoked already; publish the policy with `sealctl policy publish`", name)
+		}
+		doc.RevokedNames = append(doc.RevokedNames, name)
+		if known {
+			doc.RevokedCerts = append(doc.RevokedCerts, e.cert)
+		}
+		return nil
+	})
+}
+
+func (f *fleetDir) revokeCertificate(hash [32]byte, now time.Time) (*policy.Signed, error) {
+	return f.signRevocation(now, func(doc *policy.Document) error {
+		if slices.Contains(doc.RevokedCerts, hash) {
+			return fmt.Errorf("the certificate %x is revoked already; publish the policy with `sealctl policy publish`", hash[:4])
+		}
+		doc.RevokedCerts = append(doc.RevokedCerts, hash)
+		return nil
+	})
+}
+
+// certificateOf reads the first certificate of a PEM file: its hash, and the name of the member of this fleet that it is for.
+func (f *fleetDir) certificateOf(file string) (hash [32]byte, name string, err error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return hash, "", fmt.Errorf("certificate: %w", err)
+	}
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return hash, "", fmt.Errorf("%s: no certificate in it; want PEM (-----BEGIN CERTIFICATE-----)", file)
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return hash, "", fmt.Errorf("%s: %w", file, err)
+	}
+	for _, u := range cert.URIs {
+		if rest, ok := strings.CutPrefix(u.String(), "sealgate:"+f.name()+"/"); ok {
+			_, name, _ = strings.Cut(rest, "/")
+			return sha256.Sum256(cert.Raw), name, nil
+		}
+	}
+	return hash, "", fmt.Errorf("%s: not the certificate of a member of the fleet %q", file, f.name())
+}
+
+// signRevocation adds to the revoked lists of policy.toml and signs the next version, or leaves all as it was.
+func (f *fleetDir) signRevocation(now time.Time, add func(*policy.Document) error) (*policy.Signed, error) {
 	doc, text, _, err := f.draft()
+	if err == nil {
+		err = add(doc)
+	}
 	if err != nil {
 		return nil, err
 	}
-	if slices.Contains(doc.RevokedNames, name) {
-		return nil, fmt.Errorf("%q is revoked already; publish the policy with `sealctl policy publish`", name)
-	}
 	var certs []string
-	if known {
-		doc.RevokedCerts = append(doc.RevokedCerts, e.cert)
-	}
 	for _, h := range doc.RevokedCerts {
 		certs = append(certs, hex.EncodeToString(h[:]))
 	}
 	next := setKey(text, "revoked_certificates", stringArray(certs))
-	next = setKey(next, "revoked_names", stringArray(append(doc.RevokedNames, name)))
+	next = setKey(next, "revoked_names", stringArray(doc.RevokedNames))
 	if err := member.WriteFile(f.path(policyText), next, 0o644); err != nil {
 		return nil, err
 	}
