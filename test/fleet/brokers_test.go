@@ -249,7 +249,7 @@ type spied struct{ topic, payload string }
 func newSpy(t *testing.T, url string, roots *x509.CertPool) *spy {
 	t.Helper()
 	s := &spy{more: make(chan struct{}, 1)}
-	o := mqtt.NewClientOptions().AddBroker(strings.Replace(url, "mqtts://", "ssl://", 1)).SetTLSConfig(&tls.Config{RootCAs: roots}).SetClientID("spy").SetMaxReconnectInterval(200 * time.Millisecond)
+	o := mqtt.NewClientOptions().AddBroker(strings.NewReplacer("mqtts://", "ssl://", "mqtt://", "tcp://").Replace(url)).SetTLSConfig(&tls.Config{RootCAs: roots}).SetClientID("spy").SetMaxReconnectInterval(200 * time.Millisecond)
 	o.SetOnConnectHandler(func(c mqtt.Client) {
 		c.Subscribe("#", 1, func(_ mqtt.Client, m mqtt.Message) {
 			s.mu.Lock()
