@@ -262,8 +262,7 @@ func (d *downPath) deliver(s *openStream, p *mqttparse.Publish, env *crypto.Enve
 	}
 	outer := p.Properties
 	if len(outer) > 0 {
-		d.props.split(outer)
-		outer = d.props.outer // content properties outside the envelope are nobody's word
+		_, outer = d.props.of(p) // content properties outside the envelope are nobody's word
 	}
 	start, err := d.openInto(s, p, outer, env)
 	if err != nil {
@@ -333,7 +332,7 @@ func (d *downPath) openInto(s *openStream, p *mqttparse.Publish, outer []byte, e
 	switch {
 	case err != nil:
 		return 0, err
-	case len(props) > 0 && !contentOnly(props):
+	case len(props) > 0 && !mqttparse.ContentOnly(props):
 		return 0, crypto.ErrInner
 	case inPlace && len(props) == 0:
 		out[at] = last // in MQTT 5 it is the same zero

@@ -294,11 +294,11 @@ func (u *upPath) forward(f mqttparse.Frame, p *mqttparse.Publish) error {
 // the properties that describe one: outside an envelope everybody could read them.
 func (u *upPath) clear(f mqttparse.Frame, p *mqttparse.Publish) error {
 	u.tally.add(upClear)
-	u.props.split(p.Properties)
-	if len(u.props.inner) == 0 {
+	inner, outer := u.props.of(p)
+	if len(inner) == 0 {
 		return u.forward(f, p)
 	}
-	p.Properties = u.props.outer
+	p.Properties = outer
 	_, err := u.header(p, 0)
 	return err
 }
@@ -344,8 +344,7 @@ func (u *upPath) reject(p *mqttparse.Publish, code byte) error {
 func (u *upPath) sealTimed(s *sealStream, p *mqttparse.Publish) error {
 	var inner []byte
 	if len(p.Properties) > 0 {
-		u.props.split(p.Properties)
-		inner, p.Properties = u.props.inner, u.props.outer
+		inner, p.Properties = u.props.of(p)
 	}
 	if u.seals++; u.seals&sampleMask != 0 {
 		return u.sealOrRestart(s, p, inner)

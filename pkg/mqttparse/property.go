@@ -248,9 +248,89 @@ func (it *PropertyIter) Err() error {
 type properties struct {
 	seen  uint64 // one bit for each identifier
 	alias uint16
+	runs  runs
 }
 
 func (p properties) has(id byte) bool { return p.seen>>id&1 != 0 }
+
+// contentProps are the properties that describe a message's content, one bit for each identifier. A server
+// passes them on unaltered (MQTT-3.3.2-4, -15, -16, -17 and -20) and has no use for them.
+const contentProps uint64 = 1<<PropPayloadFormat | 1<<PropContentType | 1<<PropResponseTopic | 1<<PropCorrelationData | 1<<PropUserProperty
+
+// DescribesContent reports whether id is of a property that describes a message's content, which a server passes on
+// unaltered: payload format indicator, content type, response topic, correlation data, user property.
+func DescribesContent(id byte) bool { return contentProps>>id&1 != 0 }
+
+// runs are where a block changes between properties that describe the content and others.
+type runs struct {
+	at    [6]uint32 // where each begins
+	n     uint8     // how many; len(at)+1: more than fit
+	other bool      // the first is of others
+}
+
+// add notes a property at b[at:].
+func (r *runs) add(at int, content bool) {
+	if r.n == 0 {
+		r.other = !content
+	} else if content == r.content(int(r.n)-1) {
+		return
+	}
+	if int(r.n) < len(r.at) {
+		r.at[r.n] = uint32(at)
+		r.n++
+	} else {
+		r.n = uint8(len(r.at)) + 1
+	}
+}
+
+// content reports whether the i-th run is of content properties.
+func (r *runs) content(i int) bool { return (i&1 == 1) == r.other }
+
+// split sorts block, whose runs r are: views where each kind stands together, as it mostly does, otherwise, with
+// copied true, appended to content and rest.
+func (r *runs) split(block, content, rest []byte) (c, o []byte, copied bool) {
+	switch n := int(r.n); {
+	case n == 0:
+		return nil, nil, false
+	case n == 1 && r.other:
+		return nil, block, false
+	case n == 1:
+		return block, nil, false
+	case n == 2 && r.other:
+		return block[r.at[1]:], block[:r.at[1]:r.at[1]], false
+	case n == 2:
+		return block[:r.at[1]:r.at[1]], block[r.at[1]:], false
+	case n > len(r.at):
+		content, rest = SplitProperties(block, content, rest)
+		return content, rest, true
+	default:
+		for i := range n {
+			end := len(block)
+			if i+1 < n {
+				end = int(r.at[i+1])
+			}
+			if run := block[r.at[i]:end]; r.content(i) {
+				content = append(content, run...)
+			} else {
+				rest = append(rest, run...)
+			}
+		}
+		return content, rest, true
+	}
+}
+
+// SplitProperties sorts a valid property block: it appends those that describe the content to content, the others to
+// rest, both in their order.
+func SplitProperties(block, content, rest []byte) (c, o []byte) {
+	for it := Properties(block); it.Next(); {
+		if DescribesContent(it.ID()) {
+			content = append(content, it.Raw()...)
+		} else {
+			rest = append(rest, it.Raw()...)
+		}
+	}
+	return content, rest
+}
 
 // ValidateProperties checks the property block b, without its length, of a packet of type t, or of
 // a will with [WILL]: identifiers known, allowed there and not repeated, strings
@@ -262,26 +342,39 @@ func ValidateProperties(t Type, b []byte) error {
 	return nil
 }
 
+// ContentOnly reports whether b, without its length, is a valid property block of PUBLISH in which all properties
+// describe the content; see [DescribesContent].
+func ContentOnly(b []byte) bool {
+	found, err := scanProperties(PUBLISH, b)
+	return err == nil && found.seen&^contentProps == 0
+}
+
+// scanProperties is on the way of every message with properties: it looks at each of them once.
 func scanProperties(t Type, b []byte) (found properties, err *Error) {
 	if len(b) == 0 && t != AUTH {
 		return found, nil
 	}
-	it := Properties(b)
-	for it.Next() {
-		id := it.ID()
-		if r := found.place(t, id); r != nil {
+	for at := 0; at < len(b); {
+		rest := b[at:]
+		n, r := propertyLen(rest)
+		if r == nil {
+			r = found.place(t, rest[0])
+		}
+		if r == nil {
+			r = checkValue(rest[:n])
+		}
+		if r != nil {
 			return found, r.at(V5)
 		}
-		if r := it.checkValue(); r != nil {
-			return found, r.at(V5)
+		if t == PUBLISH {
+			found.runs.add(at, DescribesContent(rest[0]))
+			if rest[0] == PropTopicAlias {
+				found.alias = binary.BigEndian.Uint16(rest[1:])
+			}
 		}
-		if id == PropTopicAlias {
-			found.alias = uint16(it.Uint())
-		}
+		at += n
 	}
 	switch {
-	case it.err != nil:
-		return found, it.err
 	case t == AUTH && !found.has(PropAuthMethod):
 		return found, errAuthMethod.at(V5)
 	case t == CONNECT && found.has(PropAuthData) && !found.has(PropAuthMethod):
@@ -292,44 +385,49 @@ func scanProperties(t Type, b []byte) (found properties, err *Error) {
 
 // place notes that id was met in a packet of type t, if it may be there.
 func (p *properties) place(t Type, id byte) *refusal {
-	if lookup(id).in>>t&1 == 0 {
+	if table[id].in>>t&1 == 0 { // propertyLen knew id
 		return errPropPlace
 	}
 	// Only these two may be repeated, and the latter in PUBLISH alone: section 3.8.2.1.2.
-	repeats := id == PropUserProperty || id == PropSubscriptionID && t == PUBLISH
-	if p.has(id) && !repeats {
+	if p.has(id) && id != PropUserProperty && (id != PropSubscriptionID || t != PUBLISH) {
 		return errPropTwice
 	}
 	p.seen |= 1 << id
 	return nil
 }
 
-// checkValue checks the current property's value.
-func (it *PropertyIter) checkValue() *refusal {
-	info := lookup(it.ID())
-	switch info.kind {
-	case kindBool:
-		if it.Uint() > 1 {
-			return errPropValue
-		}
-	case kindText:
-		r := checkText(it.Value())
-		if r == nil && it.ID() == PropResponseTopic && bytes.ContainsAny(it.Value(), "+#") {
+// checkValue checks the value of the one property that raw is.
+func checkValue(raw []byte) *refusal {
+	id := raw[0]
+	switch info := &table[id]; {
+	case info.kind == kindText:
+		r := checkText(raw[3:])
+		if id == PropResponseTopic && r == nil && !plain(raw[3:]) && bytes.ContainsAny(raw[3:], "+#") {
 			return errResponseWild
 		}
 		return r
-	case kindPair:
-		key, value := it.Pair()
-		if r := checkText(key); r != nil {
+	case info.kind == kindPair:
+		end := fieldEnd(raw, 1)
+		if r := checkText(raw[3:end]); r != nil {
 			return r
 		}
-		return checkText(value)
-	}
-	if info.nonzero && it.Uint() == 0 {
-		if it.ID() == PropTopicAlias {
+		return checkText(raw[end+2:])
+	case info.kind == kindBool && raw[1] > 1:
+		return errPropValue
+	case info.nonzero && allZero(raw[1:]):
+		if id == PropTopicAlias {
 			return errAliasZero
 		}
 		return errPropValue
 	}
 	return nil
+}
+
+func allZero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
 }

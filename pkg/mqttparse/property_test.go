@@ -161,3 +161,48 @@ func TestPropertyIter(t *testing.T) {
 		t.Errorf("unknown property: error %v", bad.Err())
 	}
 }
+
+// The two kinds of properties are told apart while they are validated.
+func TestContent(t *testing.T) {
+	format, user, expiry, sub := "\x01\x01", "\x26"+str("k")+str("v"), "\x02\x00\x00\x00\x09", "\x0b\x05"
+	var many []string
+	for range 5 {
+		many = append(many, user, sub)
+	}
+	for _, tt := range []struct {
+		props         []string
+		content, rest string
+		copied        bool
+	}{
+		{nil, "", "", false},
+		{[]string{expiry}, "", expiry, false},
+		{[]string{format, user}, format + user, "", false},
+		{[]string{expiry, format, user}, format + user, expiry, false},
+		{[]string{format, user, expiry, sub}, format + user, expiry + sub, false},
+		{[]string{sub, user, expiry}, user, sub + expiry, true},
+		{[]string{format, expiry, user}, format + user, expiry, true},
+		{many, strings.Repeat(user, 5), strings.Repeat(sub, 5), true},
+	} {
+		props := strings.Join(tt.props, "")
+		p := Publish{runs: runs{n: 3}}
+		f, _, err := opened(t, FromServer, V5).Next(publish(0x30, "a", "", props)(V5))
+		if err == nil {
+			err = ParsePublish(f, V5, &p)
+		}
+		content, rest, copied := p.SplitContent([]byte("<"), []byte(">"))
+		if tt.copied {
+			tt.content, tt.rest = "<"+tt.content, ">"+tt.rest
+		}
+		if err != nil || string(content) != tt.content || string(rest) != tt.rest || copied != tt.copied {
+			t.Errorf("%q: %q and %q, %v: %v", tt.props, content, rest, copied, err)
+		}
+		if want := tt.rest == "" || tt.rest == ">"; ContentOnly([]byte(props)) != want {
+			t.Errorf("%q: of the content alone: %v", tt.props, !want)
+		}
+	}
+	for _, bad := range []string{"\x01\x02", "\x01", "\x01\x00\x01\x00", "\x03\x00\x01\xff", "\x7f"} {
+		if ContentOnly([]byte(bad)) {
+			t.Errorf("%q is no valid block", bad)
+		}
+	}
+}

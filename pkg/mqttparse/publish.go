@@ -19,6 +19,15 @@ type Publish struct {
 	Topic      []byte // empty only in MQTT 5 with a topic alias
 	Properties []byte // MQTT 5: the property block without its length; nil before
 	Payload    []byte
+
+	runs runs // of Properties
+}
+
+// SplitContent sorts p.Properties, as [ParsePublish] has set them: those that describe the content (see
+// [DescribesContent]) and the rest. Where each kind stands together it gives views; otherwise, with copied true, it
+// appends to content and rest.
+func (p *Publish) SplitContent(content, rest []byte) (c, o []byte, copied bool) {
+	return p.runs.split(p.Properties, content, rest)
 }
 
 func checkPublishFlags(flags byte) *refusal {
@@ -51,7 +60,7 @@ func ParsePublish(f Frame, v Version, p *Publish) error {
 		return r.at(v)
 	}
 	p.Dup, p.Retain, p.QoS = flags&flagDup != 0, flags&flagRetain != 0, flags>>1&3
-	p.PacketID, p.TopicAlias, p.Properties = 0, 0, nil
+	p.PacketID, p.TopicAlias, p.Properties, p.runs.n = 0, 0, nil, 0
 	if p.QoS > 0 {
 		if len(b) < 2 {
 			return errShort.at(v)
@@ -63,7 +72,9 @@ func ParsePublish(f Frame, v Version, p *Publish) error {
 	}
 	p.Payload = b
 	if v == V5 {
-		if err := p.parseProperties(f.from); err != nil {
+		if len(b) > 0 && b[0] == 0 { // none, as in most messages
+			p.Properties, p.Payload = b[1:1], b[1:]
+		} else if err := p.parseProperties(f.from); err != nil {
 			return err
 		}
 	}
@@ -84,6 +95,7 @@ func (p *Publish) parseProperties(from Direction) error {
 		return errSubIDClient.at(V5)
 	}
 	p.Properties, p.Payload, p.TopicAlias = block, c.rest, found.alias
+	p.runs = found.runs
 	return nil
 }
 
