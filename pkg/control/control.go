@@ -14,8 +14,8 @@
 // messages travel; hello.go, grant.go, epoch.go and confirm.go hold one format
 // each; member.go is the asking side, keeper.go the answering side, leader.go the
 // minting side; unwrap.go opens what was announced; keep.go hands a keeper's keys to its next run; policy.go applies a fleet policy; keyring.go turns what is known into
-// what the data plane may use;
-// observer.go looks on without taking part. Every bound is a constant in limits.go.
+// what the data plane may use; observer.go looks on without taking part. Every
+// bound is a constant in limits.go.
 package control
 
 import (

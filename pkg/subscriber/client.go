@@ -528,6 +528,16 @@ func (c *Client) now() time.Duration { return c.member.Now().Mono }
 // Status is what the client's control machine says of itself.
 func (c *Client) Status() control.Status { return c.member.Status() }
 
+// State is the policy and the keys that the client goes by now; the policy may be nil.
+func (c *Client) State() *member.State { return c.member.State() }
+
+// Connected reports which of the two connections stand: that for keys, and that for messages.
+func (c *Client) Connected() (keys, messages bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.controlUp.Load(), c.conn != nil
+}
+
 // Streams is the number of streams that have a replay window now.
 func (c *Client) Streams() int { return int(c.streams.Load()) }
 

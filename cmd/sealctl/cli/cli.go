@@ -26,7 +26,7 @@ func commands() []*command {
 	return []*command{
 		fleetInit(), fleetAdd(), fleetTicket(), fleetTickets(), fleetServe(), fleetRevoke(),
 		policySign(), policyPublish(),
-		subCommand(), pubCommand(),
+		subCommand(), pubCommand(), watchCommand(),
 		statusCommand(), rotateCommand(), doctorCommand(), versionCommand(),
 	}
 }

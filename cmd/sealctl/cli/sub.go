@@ -14,7 +14,6 @@ import (
 
 	"sealgate/cmd/internal/cmdenv"
 	"sealgate/pkg/subscriber"
-	"sealgate/pkg/topic"
 )
 
 // keyPatience is how long `sub` waits for keys before it subscribes without.
@@ -79,10 +78,8 @@ func runSub(env cmdenv.Env, c *command, args []string) error {
 		return usagef("-D %s: want connect", rest[0].command)
 	}
 	f.adjust = adjust
-	for _, t := range f.topics {
-		if err := topic.ValidateFilter(t); err != nil {
-			return usagef("-t %q: %v", t, err)
-		}
+	if err := validFilters(f.topics); err != nil {
+		return err
 	}
 	switch {
 	case len(f.topics) == 0:
