@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"container/list"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -26,6 +27,14 @@ type Config struct {
 	Topics   [][32]byte    // else the topics, SHA-256 of their names, of which it misses streams
 	// Digest returns the digest of a topic under a key of the group; false: the key is not held.
 	Digest func(key crypto.KeyID, topic [32]byte) (Digest, bool)
+
+	// Listens and Expects, both or none, are for a receiver whose subscriptions come and go: they stand in place of All and
+	// Topics. Listens says since when, without a break, it has listened to the topic of that SHA-256. Expects says so of a stream
+	// of which nothing has arrived, whose topic only its digest tells.
+	Listens func(topic [32]byte) (since time.Duration, ok bool)
+	Expects func(key crypto.KeyID, topic Digest) (since time.Duration, ok bool)
+
+	MaxStreams int // streams remembered; 0: MaxLedgerStreams
 }
 
 // Ledger holds what one receiver got of a group against what senders say they sent. A message that
@@ -50,7 +59,7 @@ type gateway struct {
 	past    [][16]byte
 	next    uint64 // number of the message to come
 	heardAt time.Duration
-	joined  bool // a whole interval has been heard of: from now on streams begin in our presence
+	wholeAt time.Duration // when it last said that this is all of an interval; before all time: never
 	silent  bool
 	ended   bool
 	unheard int // streams that it claims and nothing has arrived of
@@ -113,8 +122,11 @@ func (q *queue) pop(now time.Duration) (d due, ok bool) {
 
 // New makes a ledger.
 func New(cfg Config) (*Ledger, error) {
-	if cfg.Interval <= 0 || cfg.Digest == nil {
-		return nil, fmt.Errorf("checkpoint: an interval and a digest are needed")
+	if cfg.Interval <= 0 || cfg.Digest == nil || (cfg.Listens == nil) != (cfg.Expects == nil) {
+		return nil, fmt.Errorf("checkpoint: an interval and a digest are needed, and Expects where there is Listens")
+	}
+	if cfg.MaxStreams <= 0 {
+		cfg.MaxStreams = MaxLedgerStreams
 	}
 	return &Ledger{cfg: cfg, gateways: make(map[string]*gateway), streams: make(map[crypto.Kid]*stream), used: list.New(), crowded: -cfg.Interval, since: -cfg.Interval}, nil
 }
@@ -122,20 +134,29 @@ func New(cfg Config) (*Ledger, error) {
 // Received tells of an authentic message: number seq of the stream kid, on the topic of that SHA-256. Call it when
 // the message's window accepted it.
 func (l *Ledger) Received(now time.Duration, kid crypto.Kid, topic [32]byte, seq uint64) {
+	l.Reached(now, kid, topic, seq, seq+1, false)
+}
+
+// Reached tells that since the last call messages of the stream kid have arrived, number from the first and next-1 the highest
+// of them, for a receiver that looks at its streams now and then. Of messages that a broker may have kept for long, since their receiver
+// has just begun to listen, nobody need say that it sent them.
+func (l *Ledger) Reached(now time.Duration, kid crypto.Kid, topic [32]byte, from, next uint64, kept bool) {
 	l.Advance(now)
 	s := l.stream(now, kid)
 	if !s.arrived {
-		l.firstArrival(now, s, topic, seq)
+		l.firstArrival(now, s, topic, from)
 	}
-	if s.lost && seq >= s.dropped.From && seq <= s.dropped.To {
-		l.event(Event{At: now, What: Recovered, Gateway: s.name(), Kid: kid, Topic: s.topic, From: seq, To: seq})
+	if lo, hi := max(from, s.dropped.From), min(next-1, s.dropped.To); s.lost && lo <= hi {
+		l.event(Event{At: now, What: Recovered, Gateway: s.name(), Kid: kid, Topic: s.topic, From: lo, To: hi})
 	}
-	s.high = max(s.high, seq+1)
+	s.high = max(s.high, next)
 	if s.tail.armed && s.high >= s.tail.value {
 		s.tail.armed = false
 		l.awaitTail(now, s)
 	}
-	l.awaitClaim(now, s)
+	if !kept {
+		l.awaitClaim(now, s)
+	}
 }
 
 // firstArrival notes the topic of a stream, which its sender may have claimed before as another one.
@@ -166,7 +187,7 @@ func (l *Ledger) dispute(now time.Duration, s *stream, by, other string) {
 func (l *Ledger) Interrupted(now time.Duration) {
 	l.tails, l.claims, l.silences, l.since = nil, nil, nil, now
 	for _, g := range l.gateways {
-		g.joined, g.heardAt = false, now
+		g.heardAt = now
 		if !g.ended && !g.silent {
 			l.silences.add(due{at: now + 2*l.cfg.Interval, gateway: g})
 		}
@@ -191,12 +212,32 @@ func (l *Ledger) Checkpoint(now time.Duration, name string, m *Message) error {
 		l.take(now, g, &m.Streams[i])
 	}
 	g.heardAt, g.ended = now, m.State == Ending
-	// The first checkpoint may be from just before this receiver listened: what it tells of is a little older still.
-	g.joined = g.joined || m.State != More && now >= l.since+l.cfg.Interval/4
+	if m.State != More {
+		g.wholeAt = now
+	}
 	if !g.ended {
 		l.silences.add(due{at: now + 2*l.cfg.Interval, gateway: g})
 	}
 	return nil
+}
+
+// joined reports whether a whole interval of g has been heard of since a time: from then on streams begin in our presence. The
+// first checkpoint may be from just before this receiver listened: what it tells of is a little older still.
+func (l *Ledger) joined(g *gateway, since time.Duration) bool {
+	return g.wholeAt >= since+l.cfg.Interval/4
+}
+
+// listening says since when this receiver should have got the messages of s.
+func (l *Ledger) listening(s *stream) (since time.Duration, ok bool) {
+	switch {
+	case l.cfg.Listens == nil:
+		return l.since, true
+	case s.arrived:
+		since, ok = l.cfg.Listens(s.topic)
+	default:
+		since, ok = l.cfg.Expects(s.kid.KeyID(), s.digest)
+	}
+	return max(since, l.since), ok
 }
 
 // admit finds the sender and holds the message's number against its last.
@@ -207,7 +248,7 @@ func (l *Ledger) admit(now time.Duration, name string, m *Message) (*gateway, er
 			l.crowd(now)
 			return nil, ErrCrowded
 		}
-		g = &gateway{name: name, boot: m.Boot, next: m.Number}
+		g = &gateway{name: name, boot: m.Boot, next: m.Number, wholeAt: math.MinInt64}
 		l.gateways[name] = g
 	}
 	if m.Boot != g.boot {
@@ -223,7 +264,7 @@ func (l *Ledger) admit(now time.Duration, name string, m *Message) (*gateway, er
 	if m.Number < g.next {
 		return nil, ErrReplay
 	}
-	if m.Number > g.next && g.joined {
+	if m.Number > g.next && l.joined(g, l.since) {
 		l.event(Event{At: now, What: Withheld, Gateway: name, From: g.next, To: m.Number - 1})
 	}
 	g.next = m.Number + 1
@@ -244,8 +285,9 @@ func (l *Ledger) take(now time.Duration, g *gateway, c *Stream) {
 	if !l.attribute(now, g, s, c) {
 		return
 	}
+	since, ok := l.listening(s)
 	switch {
-	case !g.joined:
+	case !ok || !l.joined(g, since):
 		s.high = max(s.high, c.Next) // some of it was sent before this receiver listened
 	case !known && s.arrived && c.From < s.first && !c.Kid.StreamID().Will():
 		s.dropped, s.lost = crypto.Range{From: c.From, To: s.first - 1}, true
@@ -289,7 +331,11 @@ func (l *Ledger) attribute(now time.Duration, g *gateway, s *stream, c *Stream) 
 
 // expected reports whether messages of a stream of which none has arrived should have.
 func (l *Ledger) expected(c *Stream) bool {
-	if l.cfg.All {
+	switch {
+	case l.cfg.Expects != nil:
+		_, ok := l.cfg.Expects(c.Kid.KeyID(), c.Topic)
+		return ok
+	case l.cfg.All:
 		return true
 	}
 	return slices.ContainsFunc(l.cfg.Topics, func(topic [32]byte) bool {
@@ -325,8 +371,10 @@ func (l *Ledger) Advance(now time.Duration) {
 	for d, ok := l.tails.pop(now); ok; d, ok = l.tails.pop(now) {
 		if s := d.stream; s.tail.armed && s.tail.at == d.at {
 			s.tail.armed = false
-			s.dropped, s.lost = crypto.Range{From: s.high, To: s.tail.value - 1}, true
-			l.event(Event{At: d.at, What: Dropped, Gateway: s.name(), Kid: s.kid, Topic: s.topic, From: s.high, To: s.tail.value - 1})
+			if since, ok := l.listening(s); ok && since <= d.at-l.cfg.Interval { // it has listened from the checkpoint on
+				s.dropped, s.lost = crypto.Range{From: s.high, To: s.tail.value - 1}, true
+				l.event(Event{At: d.at, What: Dropped, Gateway: s.name(), Kid: s.kid, Topic: s.topic, From: s.high, To: s.tail.value - 1})
+			}
 			s.high = s.tail.value
 			l.awaitTail(now, s)
 		}
@@ -372,6 +420,12 @@ func (l *Ledger) Attributed(kid crypto.Kid) string {
 	return ""
 }
 
+// Senders is the number of members that have published a checkpoint.
+func (l *Ledger) Senders() int { return len(l.gateways) }
+
+// Streams is the number of streams remembered.
+func (l *Ledger) Streams() int { return len(l.streams) }
+
 // Silenced returns the senders that are not heard of, in order.
 func (l *Ledger) Silenced() (names []string) {
 	for name, g := range l.gateways {
@@ -396,7 +450,7 @@ func (l *Ledger) stream(now time.Duration, kid crypto.Kid) *stream {
 		l.used.MoveToBack(s.place)
 		return s
 	}
-	if len(l.streams) >= MaxLedgerStreams {
+	if len(l.streams) >= l.cfg.MaxStreams {
 		old := l.used.Remove(l.used.Front()).(*stream)
 		old.tail.armed, old.claim.armed = false, false
 		if old.gateway != nil && !old.arrived {

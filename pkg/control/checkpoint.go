@@ -38,6 +38,7 @@ type ReceivedCheckpoint struct {
 type checkpointState struct {
 	at      time.Duration // the end of the interval; never: nothing was ever reported
 	number  uint64        // of the next message
+	heard   bool          // others' checkpoints are subscribed to
 	pending map[crypto.Kid]*checkpoint.Stream
 }
 
@@ -179,10 +180,43 @@ func trimBurned(s checkpoint.Stream) checkpoint.Stream {
 	return s
 }
 
+// WantCheckpoints names the groups of which the checkpoints of others are wanted, in place of those named before. With
+// Config.Checkpoints all are, whatever is named here. Of groups that this member may not read there are none.
+func (m *Machine) WantCheckpoints(now Time, groups []string) {
+	m.at(now)
+	m.wanted = make(map[string]bool, len(groups))
+	for _, name := range groups {
+		m.wanted[name] = true
+	}
+	for _, g := range m.ordered() {
+		if m.connected && g.subscribed {
+			m.hearCheckpoints(g, m.wantsCheckpoints(g))
+		}
+	}
+	m.settle()
+}
+
+func (m *Machine) wantsCheckpoints(g *group) bool {
+	return (m.cfg.Checkpoints || m.wanted[g.name]) && g.def.MayRead(m.self)
+}
+
+// hearCheckpoints begins or ends the subscription to a group's checkpoints.
+func (m *Machine) hearCheckpoints(g *group, yes bool) {
+	topic := CheckpointTopic(m.cfg.Prefix, g.name, "+")
+	switch {
+	case yes == g.checkpoint.heard:
+	case yes:
+		m.out.Subscribe = append(m.out.Subscribe, topic)
+	default:
+		m.out.Unsubscribe = append(m.out.Unsubscribe, topic)
+	}
+	g.checkpoint.heard = yes
+}
+
 // receiveCheckpoint takes another member's checkpoint.
 func (m *Machine) receiveCheckpoint(name, sender string, msg []byte) {
 	g := m.groups[name]
-	if g == nil || !m.cfg.Checkpoints || !g.def.MayRead(m.self) {
+	if g == nil || !m.wantsCheckpoints(g) {
 		m.event(Event{Kind: KindCheckpoint, Result: ResultIgnored, Group: name, Detail: "not asked for"})
 		return
 	}

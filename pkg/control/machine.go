@@ -38,7 +38,8 @@ type Machine struct {
 	keeper keeperState
 
 	out         Output
-	checkpoints bool // the data plane reports what it seals
+	checkpoints bool            // the data plane reports what it seals
+	wanted      map[string]bool // groups of which it wants to know what others sealed
 	keysChanged bool
 	counters    map[Counter]uint64
 	alarms      uint64
@@ -119,7 +120,7 @@ func (m *Machine) dropSession() {
 	m.out.Publish, m.out.Subscribe, m.out.Unsubscribe = nil, nil, nil
 	for _, g := range m.groups {
 		g.ask.reset()
-		g.subscribed, g.copy = false, [32]byte{}
+		g.subscribed, g.checkpoint.heard, g.copy = false, false, [32]byte{}
 	}
 }
 

@@ -172,11 +172,9 @@ func (m *Machine) redefineKeeping(g *group, kept bool) {
 func (m *Machine) leaveTopic(g *group) {
 	if m.connected && g.subscribed {
 		m.out.Unsubscribe = append(m.out.Unsubscribe, KeysTopic(m.cfg.Prefix, g.name))
-		if m.cfg.Checkpoints {
-			m.out.Unsubscribe = append(m.out.Unsubscribe, CheckpointTopic(m.cfg.Prefix, g.name, "+"))
-		}
+		m.hearCheckpoints(g, false)
 	}
-	g.subscribed = false
+	g.subscribed, g.checkpoint.heard = false, false
 }
 
 // joinTopics subscribes to what the policy gives us a part in, and starts what begins with a
@@ -194,9 +192,7 @@ func (m *Machine) joinTopics() {
 		begins := !g.subscribed
 		keeps, g.subscribed = keeps || g.keeper, true
 		m.out.Subscribe = append(m.out.Subscribe, KeysTopic(m.cfg.Prefix, g.name))
-		if m.cfg.Checkpoints && g.def.MayRead(m.self) {
-			m.out.Subscribe = append(m.out.Subscribe, CheckpointTopic(m.cfg.Prefix, g.name, "+"))
-		}
+		m.hearCheckpoints(g, m.wantsCheckpoints(g))
 		if begins {
 			m.startFreshness(g)
 		}

@@ -17,6 +17,11 @@ func (m *Member) ReportStreams(heads []control.StreamHead) {
 	m.ask(m.ctx, func(now control.Time) { m.machine.Checkpoint(now, heads) })
 }
 
+// WantCheckpoints names the groups whose checkpoints Config.Checkpoints is to get, in place of those named before.
+func (m *Member) WantCheckpoints(groups []string) {
+	m.ask(m.ctx, func(now control.Time) { m.machine.WantCheckpoints(now, groups) })
+}
+
 // farewell publishes the last checkpoints of a member that ends in good order, so that nobody misses it.
 func (m *Member) farewell() {
 	if m.ctx.Err() != nil {

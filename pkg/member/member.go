@@ -57,6 +57,7 @@ type Config struct {
 	// Checkpoints, if set, gets what other members say they have sent in the groups that this one may read, verified. It is
 	// called on the machine's goroutine and may not block.
 	Checkpoints func([]control.ReceivedCheckpoint)
+	Choosy      bool // Checkpoints gets those of the groups that WantCheckpoints names, and not of all
 
 	// OnBroker, if set, is told of every change of the control connection: nil when it stands,
 	// else why an attempt failed or the connection ended (a [session.Error]). It may not block.
@@ -169,7 +170,7 @@ func prepare(cfg Config) (*Member, []session.Broker, error) {
 	m.machine, err = control.New(control.Config{
 		Identity: cfg.Identity, Trust: cfg.Trust, Policy: start, Floor: m.store.floor,
 		Prefix: cfg.Prefix, Rand: rand.Reader, Keyless: cfg.Keyless, ReadOnly: cfg.ReadOnly, GrantRate: grantRate(m.self.Role),
-		Checkpoints: cfg.Checkpoints != nil, Keep: m.keep.dir != "", Kept: m.keep.load(),
+		Checkpoints: cfg.Checkpoints != nil && !cfg.Choosy, Keep: m.keep.dir != "", Kept: m.keep.load(),
 	})
 	if err != nil {
 		return nil, nil, err

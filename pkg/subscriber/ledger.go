@@ -167,23 +167,9 @@ func overlaps(filters, topics []string) bool {
 // covered reports whether one of filters matches every name that t matches.
 func covered(filters []string, t string) bool {
 	for _, f := range filters {
-		if covers(strings.Split(f, "/"), strings.Split(t, "/")) {
+		if topic.Covers(f, t) {
 			return true
 		}
 	}
 	return false
-}
-
-func covers(f, t []string) bool {
-	for i, level := range f {
-		switch {
-		case level == "#":
-			return i > 0 || !strings.HasPrefix(t[0], "$")
-		case i >= len(t) || t[i] == "#":
-			return false
-		case level != t[i] && (level != "+" || strings.HasPrefix(t[i], "$")):
-			return false
-		}
-	}
-	return len(f) == len(t)
 }
