@@ -191,6 +191,7 @@ func (c *conn) ended() {
 	if c.down != nil {
 		c.down.end()
 	}
+	c.deafens()
 	if c.sess != nil {
 		c.g.store.put(c.sess)
 	}

@@ -26,6 +26,7 @@ type downPath struct {
 	gaps    uint64        // missing messages seen in this batch
 	now     time.Duration // of this batch, on the clock of Key.NotAfter; 0: not looked at yet
 	hold    holder
+	ear     *ear // nil before CONNACK
 	greeted bool // CONNACK has come
 	skip    int  // bytes to come of a message that is too large
 }
@@ -113,6 +114,8 @@ func (d *downPath) packet(f mqttparse.Frame) error {
 		}
 	case mqttparse.CONNACK:
 		return d.connAck(f)
+	case mqttparse.SUBACK:
+		d.granted(f)
 	}
 	return d.pass(f)
 }
@@ -197,6 +200,7 @@ func (d *downPath) connAck(f mqttparse.Frame) error {
 			packet = d.limit5(&ack)
 		}
 		d.c.g.store.claim(d.c.sess)
+		d.listens(ack.SessionPresent)
 	}
 	// MQTT 3.1 does not say whether a session is present: then it counts as present.
 	if ack.Code == 0 && !ack.SessionPresent && d.c.version != mqttparse.V31 {

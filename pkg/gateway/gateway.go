@@ -67,6 +67,8 @@ const (
 type State struct {
 	Table *policy.Table   // nil: no policy yet, nothing leaves
 	Keys  *crypto.Keyring // nil: no keys yet, nothing leaves
+
+	Policy *policy.Document // what Table was made of; nil: no checkpoints are held against what arrives
 }
 
 func (s *State) ready() bool { return s != nil && s.Table != nil && s.Keys != nil }
@@ -136,8 +138,13 @@ type Gateway struct {
 	streams atomic.Int64 // seal and receive streams that exist
 	asked   askedKeys
 	heads   heads
-	tidy    tidier
-	limits  limits
+
+	listening listening
+	arrivals  arrivals
+	ledgers   ledgers
+
+	tidy   tidier
+	limits limits
 
 	state atomic.Pointer[stateBox]
 	ctx   context.Context // ends when the gateway closes

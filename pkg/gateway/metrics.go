@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"sealgate/pkg/checkpoint"
 	"sealgate/pkg/counters"
 	"sealgate/pkg/crypto"
 	"sealgate/pkg/gateway/uplink"
@@ -119,6 +120,8 @@ type Metrics struct {
 	messages [verdicts]*counters.Counter
 	bytes    [2]*counters.Counter
 	gaps     *counters.Counter
+	missing  [checkpoint.Crowded + 1]*counters.Counter // events of ledgers
+	dropped  *counters.Counter
 	seal     histogram
 	epochs   epochClock
 }
@@ -132,6 +135,11 @@ func newMetrics(g *Gateway) *Metrics {
 		m.bytes[i] = m.set.Counter(fmt.Sprintf("sealgate_bytes_total{direction=%q}", d))
 	}
 	m.gaps = m.set.Counter("sealgate_gap_messages_total")
+	for what := checkpoint.Dropped; what <= checkpoint.Crowded; what++ {
+		m.missing[what] = m.set.Counter(fmt.Sprintf("sealgate_checkpoint_events_total{event=%q}", what))
+	}
+	m.dropped = m.set.Counter("sealgate_dropped_messages_total")
+	m.set.Gauge("sealgate_silent_senders", func() float64 { return float64(g.silent()) })
 	m.set.Gauge("sealgate_connections", func() float64 { return float64(g.connections()) })
 	m.set.Gauge("sealgate_streams", func() float64 { return float64(g.streams.Load()) })
 	m.set.Gauge("sealgate_sessions_idle", func() float64 { return float64(g.store.len()) })

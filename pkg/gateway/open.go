@@ -13,15 +13,16 @@ import (
 // openStream is one stream as a session receives it: what opens its messages, and which of
 // them the session has accepted.
 type openStream struct {
-	id     openKey
-	group  string
-	state  *State // group and key hold under this one
-	key    *crypto.Key
-	open   *crypto.OpenStream
-	window crypto.Window
-	ahead  uint64 // the number after the highest that was forwarded, acknowledged or not
-	begun  bool   // ahead is valid
-	cost   int    // bytes charged for a long topic
+	id      openKey
+	group   string
+	state   *State // group and key hold under this one
+	key     *crypto.Key
+	open    *crypto.OpenStream
+	window  crypto.Window
+	ahead   uint64   // the number after the highest that was forwarded, acknowledged or not
+	begun   bool     // ahead is valid
+	arrival *arrival // as the ledgers see it
+	cost    int      // bytes charged for a long topic
 
 	// of the device's subscriptions, as of so many changes to them, if matched; see subscriptions.go
 	matched, shared bool
@@ -394,6 +395,7 @@ func (d *downPath) judge(s *openStream, p *mqttparse.Publish, env *crypto.Envelo
 		return downDuplicate
 	}
 	d.countGap(s, seq)
+	d.arrived(s, seq)
 	if p.QoS == 0 {
 		s.window.Commit(seq)
 		return downOpen
@@ -408,6 +410,7 @@ func (d *downPath) seen(s *openStream, p *mqttparse.Publish, env *crypto.Envelop
 		return
 	}
 	d.countGap(s, env.Seq)
+	d.arrived(s, env.Seq)
 	s.window.Commit(env.Seq)
 }
 

@@ -18,7 +18,8 @@ type Status struct {
 	Refused      map[string]uint64            `json:"refused"`       // connections, by reason
 	UplinkErrors map[string]uint64            `json:"uplink_errors"` // by reason
 	Epochs       map[string]EpochStatus       `json:"epochs"`        // by group
-	Devices      []DeviceStatus               `json:"devices"`       // at most 256, the longest connected first
+	Checkpoints  CheckpointStatus             `json:"checkpoints"`
+	Devices      []DeviceStatus               `json:"devices"` // at most 256, the longest connected first
 }
 
 // EpochStatus is the epoch that a group's messages are sealed under.
@@ -62,6 +63,7 @@ func (g *Gateway) Status() Status {
 		Refused:      m.labelled("sealgate_refused_total"),
 		UplinkErrors: m.labelled("sealgate_uplink_errors_total"),
 		Epochs:       g.epochStatus(),
+		Checkpoints:  g.checkpointStatus(),
 	}
 	for v, w := range verdictWords {
 		s.Messages[w.direction][w.verdict] = m.messages[v].Get()

@@ -122,6 +122,10 @@ func (u *upPath) packet(f mqttparse.Frame) error {
 		if err := u.c.deviceAck(f); err != nil {
 			return err
 		}
+	case mqttparse.SUBSCRIBE:
+		u.subscribes(f)
+	case mqttparse.UNSUBSCRIBE:
+		u.unsubscribes(f)
 	}
 	return u.pass(f.Raw)
 }

@@ -33,6 +33,11 @@ type ClientOptions struct {
 	// else only its Authority, Epochs and Control differ from the one before.
 	OnSnapshot func(s Snapshot, renewed bool)
 
+	// OnCheckpoint gets what a member says that it has sealed, verified by controld, in its own encoding, of the groups that
+	// Report.Listens names. OnHeard is told whether all of them come from now on; until it is, none do.
+	OnCheckpoint func(from string, message []byte)
+	OnHeard      func(yes bool)
+
 	// OnConnected is told when controld becomes reachable (true) or ceases to be (false).
 	OnConnected func(bool)
 }
@@ -153,6 +158,9 @@ func (c *Client) session(ctx context.Context) (served bool, err error) {
 			}
 			return served, err
 		}
+		if c.heard(m) {
+			continue
+		}
 		complete, renewed, err := in.take(m)
 		if err != nil {
 			return served, err
@@ -171,6 +179,23 @@ func (c *Client) session(ctx context.Context) (served bool, err error) {
 			c.opt.OnSnapshot(in.snapshot, renewed)
 		}
 	}
+}
+
+// heard takes what is about checkpoints.
+func (c *Client) heard(m message) (taken bool) {
+	switch m := m.(type) {
+	case checkpointMsg:
+		if c.opt.OnCheckpoint != nil {
+			c.opt.OnCheckpoint(m.from, m.message)
+		}
+	case heardMsg:
+		if c.opt.OnHeard != nil {
+			c.opt.OnHeard(m.yes)
+		}
+	default:
+		return false
+	}
+	return true
 }
 
 // send writes reports until ctx ends or the connection does; the reader notices the latter.

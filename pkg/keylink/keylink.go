@@ -4,7 +4,9 @@
 // ([Client]) holds neither. What crosses the socket is the least that the data plane can
 // work with: the policy document and the payload secrets of the groups that this gateway
 // may write or read, as one [Snapshot] at connect and one at every change. Back come
-// unknown key ids, readiness and the heads of streams ([Report]). A local administrator
+// unknown key ids, readiness and the heads of streams ([Report]); and what other members
+// say, signed, that they have sealed, once controld has verified it, reaches the ledgers of gatewayd
+// ([Server.Checkpoint]). A local administrator
 // asks on the same socket ([Rotate], [Status]).
 //
 // Frames are length-prefixed deterministic CBOR arrays of at most [MaxFrame] bytes, as
@@ -67,6 +69,7 @@ type Report struct {
 	Ready   bool                    // it has a policy and keys, and accepts devices
 	Held    map[string]crypto.Epoch // by group, the highest epoch it holds keys of
 	Streams []Stream                // heads that have changed, at most MaxStreams; sent with Client.ReportStreams
+	Listens []string                // groups whose checkpoints it wants, in order, at most MaxGroups
 }
 
 // Stream is the head of one stream: what has been used of it since the head before. Checkpoints are made of these.

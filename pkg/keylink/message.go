@@ -20,7 +20,9 @@ const (
 	MaxStreams  = 2048 // of one report
 	MaxBurned   = 16   // ranges of one stream
 	maxText     = 1024 // of a refusal, in bytes
-	maxName     = 63
+
+	MaxCheckpoint = 1 << 18 // bytes of a checkpoint
+	maxName       = 63
 )
 
 // Message types: the first item of every frame's array.
@@ -36,6 +38,8 @@ const (
 	typeAskStatus
 	typeStatus
 	typeRefusal
+	typeCheckpoint
+	typeHeard
 )
 
 // Roles that a client names in its hello.
@@ -87,6 +91,13 @@ type (
 	statusMsg    struct{ json []byte }
 	// refusalMsg says in a sentence why the server did not do what was asked.
 	refusalMsg struct{ text string }
+	// checkpointMsg is a checkpoint that controld has verified, as its sender encoded it.
+	checkpointMsg struct {
+		from    string
+		message []byte
+	}
+	// heardMsg says whether checkpoints are heard from now on; of those before, some may be missing.
+	heardMsg struct{ yes bool }
 )
 
 func (helloMsg) name() string      { return "hello" }
@@ -100,6 +111,8 @@ func (rotatedMsg) name() string    { return "rotated" }
 func (askStatusMsg) name() string  { return "ask-status" }
 func (statusMsg) name() string     { return "status" }
 func (refusalMsg) name() string    { return "refusal" }
+func (checkpointMsg) name() string { return "checkpoint" }
+func (heardMsg) name() string      { return "heard" }
 
 func start(b []byte, items int, typ uint64) []byte {
 	return dcbor.AppendUint(dcbor.AppendArray(b, items), typ)
@@ -183,7 +196,7 @@ func (m unknownKeyMsg) append(b []byte) []byte {
 }
 
 func (m reportMsg) append(b []byte) []byte {
-	b = dcbor.AppendBool(start(b, 4, typeReport), m.Ready)
+	b = dcbor.AppendBool(start(b, 5, typeReport), m.Ready)
 	b = dcbor.AppendArray(b, len(m.Held))
 	for _, group := range slices.Sorted(maps.Keys(m.Held)) {
 		b = dcbor.AppendText(dcbor.AppendArray(b, 2), group)
@@ -203,6 +216,10 @@ func (m reportMsg) append(b []byte) []byte {
 			b = dcbor.AppendUint(dcbor.AppendUint(dcbor.AppendArray(b, 2), r.From), r.To)
 		}
 		b = dcbor.AppendBool(b, s.Final)
+	}
+	b = dcbor.AppendArray(b, len(m.Listens))
+	for _, group := range m.Listens {
+		b = dcbor.AppendText(b, group)
 	}
 	return b
 }
@@ -225,11 +242,18 @@ func (m refusalMsg) append(b []byte) []byte {
 	return dcbor.AppendText(start(b, 2, typeRefusal), m.text)
 }
 
+func (m checkpointMsg) append(b []byte) []byte {
+	b = dcbor.AppendText(start(b, 3, typeCheckpoint), m.from)
+	return dcbor.AppendBytes(b, m.message)
+}
+
+func (m heardMsg) append(b []byte) []byte { return dcbor.AppendBool(start(b, 2, typeHeard), m.yes) }
+
 // decode decodes one frame. What it accepts, append gives back byte for byte. The message
 // keeps no view of b.
 func decode(b []byte) (message, error) {
 	r := dcbor.NewReader(b)
-	items := r.Array(4)
+	items := r.Array(5)
 	typ := r.Uint()
 	if r.Err() != nil {
 		return nil, fmt.Errorf("keylink: %w", r.Err())
@@ -258,12 +282,14 @@ var formats = [...]struct {
 	typeKeys:       {3, readKeys},
 	typeStats:      {4, readStats},
 	typeUnknownKey: {3, readUnknownKey},
-	typeReport:     {4, readReport},
+	typeReport:     {5, readReport},
 	typeRotate:     {2, func(r *dcbor.Reader) message { return rotateMsg{r.Text(maxName)} }},
 	typeRotated:    {3, func(r *dcbor.Reader) message { return rotatedMsg{r.Text(maxName), readEpoch(r)} }},
 	typeAskStatus:  {1, func(*dcbor.Reader) message { return askStatusMsg{} }},
 	typeStatus:     {2, func(r *dcbor.Reader) message { return statusMsg{slices.Clone(r.Bytes(MaxFrame))} }},
 	typeRefusal:    {2, func(r *dcbor.Reader) message { return refusalMsg{r.Text(maxText)} }},
+	typeCheckpoint: {3, readCheckpoint},
+	typeHeard:      {2, func(r *dcbor.Reader) message { return heardMsg{r.Bool()} }},
 }
 
 func readPolicy(r *dcbor.Reader) message {
@@ -364,6 +390,20 @@ func readReport(r *dcbor.Reader) message {
 			return reportMsg{}
 		}
 		m.Streams = append(m.Streams, s)
+	}
+	before = ""
+	for range r.Array(MaxGroups) {
+		group := r.Text(maxName)
+		ascending(r, &before, group)
+		m.Listens = append(m.Listens, group)
+	}
+	return m
+}
+
+func readCheckpoint(r *dcbor.Reader) message {
+	m := checkpointMsg{r.Text(maxName), slices.Clone(r.Bytes(MaxCheckpoint))}
+	if r.Err() == nil && len(m.message) == 0 {
+		r.Fail(fmt.Errorf("%w: an empty checkpoint", dcbor.ErrMalformed))
 	}
 	return m
 }

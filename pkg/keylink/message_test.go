@@ -27,12 +27,14 @@ func samples(t testing.TB) []message {
 		keysMsg{"default", []crypto.Key{key}},
 		statsMsg{map[string]EpochInfo{"a": {epoch, time.Second}, "b": {}}, map[string]Authority{"a": {time.Second, time.Minute}}, map[Counter]uint64{{"grant", "sent"}: 1, {"hello", "refused"}: 2}},
 		unknownKeyMsg{"default", crypto.KeyID{4, 3, 2, 1}},
-		reportMsg{Report{true, map[string]crypto.Epoch{"a": epoch}, []Stream{{Group: "a", From: 1, Next: 300, Burned: []crypto.Range{{From: 7, To: 8}}, Final: true}}}},
+		reportMsg{Report{true, map[string]crypto.Epoch{"a": epoch}, []Stream{{Group: "a", From: 1, Next: 300, Burned: []crypto.Range{{From: 7, To: 8}}, Final: true}}, []string{"a"}}},
 		rotateMsg{"default"},
 		rotatedMsg{"default", epoch},
 		askStatusMsg{},
 		statusMsg{[]byte("{}")},
 		refusalMsg{"because"},
+		checkpointMsg{"gw2", []byte{0x80}},
+		heardMsg{true},
 	}
 }
 
@@ -69,7 +71,10 @@ func TestDecodeRefuses(t *testing.T) {
 	tests := []struct{ name, hex, want string }{
 		{"empty", "", "item missing"},
 		{"no array", "00", "array expected"},
-		{"unknown type", "810b", "message type 11 is not known"},
+		{"unknown type", "810d", "message type 13 is not known"},
+		{"listens twice", "85" + "05" + "f5" + "80" + "80" + "82" + "6161" + "6161", "names must ascend"},
+		{"empty checkpoint", "83" + "0b" + "6161" + "40", "an empty checkpoint"},
+		{"long checkpoint", "83" + "0b" + "6161" + "5a00040001", "262145"},
 		{"items", "8306", "items"},
 		{"items of rotate", "83066161f5", "has 3 items, 2 expected"},
 		{"long group name", "82067840" + strings.Repeat("61", 64), "at most 63 allowed"},

@@ -53,6 +53,7 @@ type Server struct {
 	closed   bool                     // guarded by mu; no more connections
 	changed  chan struct{}            // guarded by mu; closed when snapshot changes
 	conns    map[*net.UnixConn]string // guarded by mu; value is the role, "" before the hello
+	feeds    feeds
 }
 
 // Listen binds the socket at path, making its directory with mode 0750 if it is missing.
@@ -257,6 +258,8 @@ func (s *Server) gateway(ctx context.Context, c *net.UnixConn) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	s.wg.Go(func() { cancel(protect(func() error { return s.readReports(c) })) })
+	feed := s.feeds.open()
+	defer s.feeds.close(feed)
 	var sent *Snapshot
 	for {
 		snap, changed := s.current()
@@ -267,8 +270,12 @@ func (s *Server) gateway(ctx context.Context, c *net.UnixConn) error {
 			}
 			sent = snap
 		}
+		if err := feed.write(c); err != nil {
+			return err
+		}
 		select {
 		case <-changed:
+		case <-feed.filled:
 		case <-ctx.Done():
 			if err := context.Cause(ctx); err != io.EOF && err != context.Canceled {
 				return err

@@ -98,6 +98,14 @@ func (d *Document) Group(name string) *Group {
 	return nil
 }
 
+// TopicsOf is filters that between them match every topic of which messages are sealed into the group, those that no group names included.
+func (d *Document) TopicsOf(g *Group) []string {
+	if d.Unmatched == SealPrefix+g.Name {
+		return append(slices.Clone(g.Topics), "#")
+	}
+	return g.Topics
+}
+
 // Revoked reports whether the document revokes the member, by name or by certificate.
 func (d *Document) Revoked(m crypto.Member) bool {
 	return slices.Contains(d.RevokedNames, m.Name) || slices.Contains(d.RevokedCerts, m.CertHash)

@@ -37,11 +37,11 @@ func (l *ledgers) adopt(now time.Duration, s *member.State, self crypto.Member, 
 	if s.Policy != nil && !shared(filters) {
 		for i := range s.Policy.Document.Groups {
 			g := &s.Policy.Document.Groups[i]
-			if wanted := strings.Join(filters, "\n"); !g.MayRead(self) || !overlaps(filters, g.Topics) {
+			if wanted := strings.Join(filters, "\n"); !g.MayRead(self) || !overlaps(filters, s.Policy.Document.TopicsOf(g)) {
 				continue
 			} else if old := l.of[g.Name]; old != nil && old.interval == g.Checkpoint && old.filters == wanted {
 				next[g.Name] = old
-			} else if made, err := l.open(g, filters); err == nil {
+			} else if made, err := l.open(g, s.Policy.Document.TopicsOf(g), filters); err == nil {
 				made.Interrupted(now)
 				next[g.Name] = &groupLedger{made, g.Checkpoint, wanted}
 			}
@@ -50,8 +50,8 @@ func (l *ledgers) adopt(now time.Duration, s *member.State, self crypto.Member, 
 	l.of = next
 }
 
-// open makes the ledger of a group.
-func (l *ledgers) open(g *policy.Group, filters []string) (*checkpoint.Ledger, error) {
+// open makes the ledger of a group, whose messages come on topics.
+func (l *ledgers) open(g *policy.Group, topics, filters []string) (*checkpoint.Ledger, error) {
 	group := g.Name
 	cfg := checkpoint.Config{
 		Interval: g.Checkpoint, All: true,
@@ -59,7 +59,7 @@ func (l *ledgers) open(g *policy.Group, filters []string) (*checkpoint.Ledger, e
 			return control.Digest(l.keys, group, key, name)
 		},
 	}
-	for _, t := range g.Topics {
+	for _, t := range topics {
 		cfg.All = cfg.All && covered(filters, t)
 	}
 	for _, f := range filters {

@@ -156,6 +156,7 @@ type daemon struct {
 	member *member.Member
 	server *keylink.Server
 	gate   gatewayReport
+	wants  wants
 }
 
 // memoryShare is the part of the machine's memory, in percent, that the Go runtime tries to
@@ -171,6 +172,8 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) error {
 	}
 	mc.Log = log
 	d := &daemon{cfg: cfg, log: log, trust: mc.Trust}
+	mc.Choosy, mc.Checkpoints = true, d.passCheckpoints
+	mc.OnBroker = func(err error) { d.server.Heard(err == nil) }
 	ctx, cancel := context.WithCancel(env.Ctx)
 	defer cancel()
 	d.server, err = keylink.Listen(cfg.Keylink, d.options())

@@ -48,6 +48,7 @@ func (d *daemon) options() keylink.ServerOptions {
 				d.member.ReportEpoch(group, epoch)
 			}
 			d.member.ReportStreams(streamHeads(r.Streams))
+			d.wantCheckpoints(r.Listens)
 		},
 		OnRotate: func(ctx context.Context, group string) (crypto.Epoch, error) {
 			if p := d.member.State().Policy; p == nil {
@@ -84,6 +85,9 @@ func (d *daemon) publish(ctx context.Context) {
 		if now := stampOf(status, state); !now.equal(last) {
 			d.server.Publish(snapshot(d.member.Identity(), state, status))
 			last = now
+		}
+		if d.server.Gateways() == 0 {
+			d.wantCheckpoints(nil)
 		}
 		tick.Reset(lookEvery(state))
 		select {

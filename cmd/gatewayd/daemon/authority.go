@@ -94,12 +94,12 @@ func (k *keyState) enforce(now time.Duration) (*gateway.State, []note) {
 	}
 	ring, err := crypto.NewKeyring(k.sealing(now))
 	if err != nil { // these keys made a keyring before
-		return &gateway.State{Table: k.table}, append(notes, note{slog.LevelError, "keys refused", []any{"error", err}})
+		return &gateway.State{Table: k.table, Policy: k.document}, append(notes, note{slog.LevelError, "keys refused", []any{"error", err}})
 	}
 	if len(k.keys) == 0 {
 		ring = nil
 	}
-	return &gateway.State{Table: k.table, Keys: ring}, notes
+	return &gateway.State{Table: k.table, Keys: ring, Policy: k.document}, notes
 }
 
 // note adds what an operator should know at now.

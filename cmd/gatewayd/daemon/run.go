@@ -80,6 +80,7 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (err error) {
 		func() { _ = d.link.Run(linked) },
 		func() { d.tellStreams(telling) },
 		func() { d.watchAuthority(ctx) },
+		func() { d.gateway.Watch(ctx) },
 		func() { d.reloads(ctx, hangups) },
 	} {
 		helpers.Go(func() {
@@ -125,7 +126,10 @@ func assemble(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (*daemon, er
 	d.link = keylink.NewClient(cfg.Keylink, keylink.ClientOptions{
 		Log:         log,
 		OnSnapshot:  d.snapshot,
-		OnConnected: d.keys.setConnected,
+		OnConnected: d.connected,
+
+		OnCheckpoint: d.checkpointArrived,
+		OnHeard:      func(yes bool) { d.gateway.Hear(yes) },
 	})
 	d.gateway = gateway.New(gateway.Config{
 		MaxMessage:     cfg.Limits.MaxMessage,
@@ -185,7 +189,7 @@ func (d *daemon) snapshot(s keylink.Snapshot, renewed bool) {
 		d.log.Error("keylink: a new policy without keys: devices are told to come back", "error", err)
 	}
 	d.gateway.SetState(state)
-	d.link.Report(d.keys.report(d.gateway.Ready()))
+	d.link.Report(d.report())
 }
 
 // reloads follows SIGHUP.

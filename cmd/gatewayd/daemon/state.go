@@ -100,14 +100,14 @@ func (k *keyState) merge(s keylink.Snapshot, now time.Duration) (_ *gateway.Stat
 		k.keys = make(map[string][]crypto.Key) // keys that contradict one another are worth nothing
 		err = fmt.Errorf("keys refused: %w", err)
 		if k.table != before {
-			return &gateway.State{Table: k.table}, notes, err
+			return &gateway.State{Table: k.table, Policy: k.document}, notes, err
 		}
 		return nil, notes, err
 	}
 	if len(k.keys) == 0 {
 		ring = nil // not ready: devices are told to come back
 	}
-	return &gateway.State{Table: k.table, Keys: ring}, notes, nil
+	return &gateway.State{Table: k.table, Keys: ring, Policy: k.document}, notes, nil
 }
 
 // follow puts another policy in force. The keys of the one before go with it.

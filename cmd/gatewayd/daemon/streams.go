@@ -33,12 +33,14 @@ func (k *keyState) tellEvery() time.Duration {
 func (d *daemon) tellStreams(ctx context.Context) {
 	timer := time.NewTimer(tellAtLeast)
 	defer timer.Stop()
+	var listening []string
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
 		}
+		listening = d.tellListening(listening)
 		d.tell(ctx)
 		timer.Reset(d.keys.tellEvery())
 	}
