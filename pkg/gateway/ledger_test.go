@@ -485,11 +485,11 @@ func TestListeningIsCounted(t *testing.T) {
 	if len(r.g.listening.filters)+len(r.g.listening.wild) != 0 {
 		t.Errorf("%v", r.g.listening.filters)
 	}
-	for i := range 2 * maxFilters {
+	for i := range 2 * maxGranted {
 		r.comeBack(true)
 		r.subscribe(0, 0, fmt.Sprint("s/", i))
 	}
-	if n := len(r.c.sess.subs.granted); n > maxFilters || r.c.sess.subs.bytes > maxFilterBytes {
+	if n := len(r.c.sess.answered.granted); n > maxGranted || r.c.sess.answered.bytes > maxFilterBytes {
 		t.Errorf("%d filters of one session", n)
 	}
 }

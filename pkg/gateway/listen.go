@@ -15,16 +15,16 @@ import (
 
 // Bounds of what is remembered. What finds no room counts for nothing.
 const (
-	maxFilters     = 32      // of one session, and of one SUBSCRIBE
+	maxGranted     = 32      // of one session, and of one SUBSCRIBE
 	maxFilterBytes = 1 << 10 // of these together
 	maxPendingSubs = 4       // SUBSCRIBE packets of one session without answer
 	maxWildcards   = 1 << 10 // different filters with wildcards, of all sessions
 	maxListened    = 1 << 14 // different filters of all sessions
 )
 
-// subscriptions are those of one session at the broker, as far as they are known: the broker may have kept it from before this
+// answeredSubs are those of one session that the broker has granted, as far as they are known: the broker may have kept it from before this
 // process began. Its lock is taken for the packets named above and where connections begin and end.
-type subscriptions struct {
+type answeredSubs struct {
 	mu      sync.Mutex
 	live    bool                // its filters are counted in Gateway.listening
 	granted map[string]struct{} // of those that count
@@ -173,7 +173,7 @@ func hasWildcard(filter string) bool {
 
 // subscribes reads a SUBSCRIBE on its way to the broker.
 func (u *upPath) subscribes(f mqttparse.Frame) {
-	s := &u.c.sess.subs
+	s := &u.c.sess.answered
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.asked) >= maxPendingSubs {
@@ -183,7 +183,7 @@ func (u *upPath) subscribes(f mqttparse.Frame) {
 	var err error
 	bytes := 0
 	a.id, err = mqttparse.ParseFilters(f, u.c.version, func(sub mqttparse.Subscription) {
-		if bytes += len(sub.Filter); len(a.filters) >= maxFilters || bytes > maxFilterBytes {
+		if bytes += len(sub.Filter); len(a.filters) >= maxGranted || bytes > maxFilterBytes {
 			return
 		}
 		name := string(sub.Filter)
@@ -202,7 +202,7 @@ func (d *downPath) granted(f mqttparse.Frame) {
 	if err != nil {
 		return
 	}
-	s, g := &d.c.sess.subs, d.c.g
+	s, g := &d.c.sess.answered, d.c.g
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, a := range s.asked {
@@ -225,15 +225,15 @@ func (d *downPath) granted(f mqttparse.Frame) {
 
 // unsubscribes reads an UNSUBSCRIBE on its way to the broker: from now on nothing need come.
 func (u *upPath) unsubscribes(f mqttparse.Frame) {
-	s, g := &u.c.sess.subs, u.c.g
+	s, g := &u.c.sess.answered, u.c.g
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, _ = mqttparse.ParseFilters(f, u.c.version, func(sub mqttparse.Subscription) { s.revoke(g, string(sub.Filter)) })
 }
 
 // grant and revoke change what is subscribed to; the caller holds mu.
-func (s *subscriptions) grant(g *Gateway, filter string) {
-	if _, known := s.granted[filter]; known || len(s.granted) >= maxFilters || s.bytes+len(filter) > maxFilterBytes {
+func (s *answeredSubs) grant(g *Gateway, filter string) {
+	if _, known := s.granted[filter]; known || len(s.granted) >= maxGranted || s.bytes+len(filter) > maxFilterBytes {
 		return
 	}
 	if s.granted == nil {
@@ -246,7 +246,7 @@ func (s *subscriptions) grant(g *Gateway, filter string) {
 	}
 }
 
-func (s *subscriptions) revoke(g *Gateway, filter string) {
+func (s *answeredSubs) revoke(g *Gateway, filter string) {
 	if _, known := s.granted[filter]; !known {
 		return
 	}
@@ -263,7 +263,7 @@ func (d *downPath) listens(present bool) {
 	c := d.c
 	now := c.g.cfg.Now()
 	d.ear = &ear{since: now}
-	s := &c.sess.subs
+	s := &c.sess.answered
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.end(c.g)
@@ -282,14 +282,14 @@ func (c *conn) deafens() {
 		return
 	}
 	c.down.ear.over.Store(true)
-	s := &c.sess.subs
+	s := &c.sess.answered
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.end(c.g)
 }
 
 // end counts the filters no longer; the caller holds mu.
-func (s *subscriptions) end(g *Gateway) {
+func (s *answeredSubs) end(g *Gateway) {
 	s.asked = nil
 	if !s.live {
 		return

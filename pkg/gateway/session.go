@@ -21,7 +21,8 @@ type session struct {
 
 	seals sealStreams // owned by the direction device -> broker
 	opens openStreams // owned by the direction broker -> device
-	subs  subscriptions
+
+	answered answeredSubs // has a lock of its own; see listen.go
 
 	// What crosses the directions. No lock of it is shared between connections, and QoS 0
 	// messages do not take it.

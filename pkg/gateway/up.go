@@ -116,15 +116,15 @@ func (u *upPath) packet(f mqttparse.Frame) error {
 			return u.tooLarge(f)
 		}
 		return err
-	case mqttparse.SUBSCRIBE, mqttparse.UNSUBSCRIBE:
-		u.c.note(f)
 	case mqttparse.PUBACK, mqttparse.PUBREC, mqttparse.PUBCOMP:
 		if err := u.c.deviceAck(f); err != nil {
 			return err
 		}
 	case mqttparse.SUBSCRIBE:
+		u.c.note(f)
 		u.subscribes(f)
 	case mqttparse.UNSUBSCRIBE:
+		u.c.note(f)
 		u.unsubscribes(f)
 	}
 	return u.pass(f.Raw)
