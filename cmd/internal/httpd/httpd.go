@@ -63,14 +63,14 @@ func (s *Server) Serve() {
 			_ = c.Close()
 			return
 		}
-		s.wg.Go(func() {
+		go func() {
 			defer func() {
 				_ = recover() // a page that cannot be made must not end the program
 				s.remove(c)
 				<-s.free
 			}()
 			s.answer(c)
-		})
+		}()
 	}
 }
 
@@ -87,11 +87,13 @@ func (s *Server) Close() error {
 	return err
 }
 
+// add counts a connection, under the lock that Close sets closed under: nothing is added once that waits.
 func (s *Server) add(c net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.closed {
 		s.conns[c] = struct{}{}
+		s.wg.Add(1)
 	}
 	return !s.closed
 }
@@ -101,6 +103,7 @@ func (s *Server) remove(c net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
+	s.wg.Done()
 }
 
 // answer reads one request and answers it. What is no HTTP gets no answer.
