@@ -73,14 +73,14 @@ func (c *checker) is(r Role) bool { return slices.Contains(c.roles, r) }
 func (c *checker) steer(raw *steerFile) Steer {
 	s := Steer{Mode: raw.Mode, LAN: raw.LAN, Uplink: raw.Uplink, Bridge: raw.Bridge, Listen: raw.Listen, SpoofSource: raw.SpoofSource}
 	switch raw.Mode {
-	case ModeTC, ModeListen:
-	case ModeTProxy, ModeRedirect, ModeNFQueue:
-		c.Add("steer.mode", "%q is not in this version: use \"tc\" or \"listen\"", raw.Mode)
+	case ModeTC, ModeListen, ModeNFQueue:
+	case ModeTProxy, ModeRedirect:
+		c.Add("steer.mode", "%q is not in this version: use \"tc\", \"nfqueue\" or \"listen\"", raw.Mode)
 	default:
-		c.Add("steer.mode", "%q: use \"tc\" or \"listen\"", raw.Mode)
+		c.Add("steer.mode", "%q: use \"tc\", \"nfqueue\" or \"listen\"", raw.Mode)
 	}
-	if raw.Mode == ModeTC && len(raw.LAN) == 0 && c.is(Gateway) {
-		c.Add("steer.lan", "missing: mode \"tc\" needs the interfaces on the device side, for example lan = [\"br-lan\"]")
+	if raw.Mode != ModeListen && len(raw.LAN) == 0 && c.is(Gateway) {
+		c.Add("steer.lan", "missing: mode %q needs the interfaces on the device side, for example lan = [\"br-lan\"]", raw.Mode)
 	}
 	if raw.Bridge != "" {
 		c.Add("steer.bridge", "%q: steering between the ports of a bridge is not in this version: remove it", raw.Bridge)
@@ -178,8 +178,21 @@ func (c *checker) uplink(raw *uplinkFile, mode string) Uplink {
 	if len(raw.Broker) == 0 && mode == ModeListen && c.is(Gateway) {
 		c.Add("uplink.broker", "missing: in mode \"listen\" devices dial gatewayd itself, so it must be told the broker, for example broker = \"broker.example:8883\"")
 	}
+	if mode == ModeNFQueue && c.is(Gateway) {
+		c.endToEnd(raw)
+	}
 	c.tlsKeys("uplink", raw.TLS, raw.CA, raw.ServerName, raw.Cert, raw.Key)
 	return u
+}
+
+// endToEnd refuses what cannot be where a device's own TCP connection goes on to the broker.
+func (c *checker) endToEnd(raw *uplinkFile) {
+	if raw.TLS {
+		c.Add("uplink.tls", "true: mode \"nfqueue\" keeps the device's own connection to the broker, and that has no TLS: set it to false if topics, client ids and passwords may be read on the uplink, or use mode \"tc\"")
+	}
+	if len(raw.Broker) > 0 {
+		c.Add("uplink.broker", "%q: mode \"nfqueue\" keeps the device's own connection to the broker that it dialled: remove it, or use mode \"tc\"", raw.Broker[0])
+	}
 }
 
 // hostPort checks host[:port] and returns it with a port.

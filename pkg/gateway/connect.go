@@ -191,6 +191,10 @@ func (c *conn) sealWill(con *mqttparse.Connect, state *State) (changed bool, err
 // dial opens the uplink. The TLS handshake runs on a goroutine of its own, whose stack goes
 // with it.
 func (c *conn) dial() error {
+	if p, ok := c.dev.(passing); ok {
+		c.setUplink(p.Uplink())
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(c.g.ctx, c.g.connectTimeout())
 	defer cancel()
 	type result struct {
@@ -210,10 +214,14 @@ func (c *conn) dial() error {
 	if r.err != nil {
 		return c.uplinkFailed(r.err)
 	}
-	c.g.mu.Lock()
-	c.upl = r.conn
-	c.g.mu.Unlock()
+	c.setUplink(r.conn)
 	return nil
+}
+
+func (c *conn) setUplink(upl net.Conn) {
+	c.g.mu.Lock()
+	c.upl = upl
+	c.g.mu.Unlock()
 }
 
 // uplinkFailed counts why the broker cannot be reached and tells the device to come back.

@@ -29,13 +29,28 @@ func newSource(c net.Conn) source {
 			return s
 		}
 	}
-	return &plainSource{c}
+	s := &plainSource{conn: c}
+	s.passing, _ = c.(passing)
+	return s
+}
+
+// passing is a connection whose packets pass through the gateway (package inpath). It acknowledges to its sender what
+// has been dealt with, and so wants to know what has not.
+type passing interface {
+	Unread(n int)     // of the last bytes read, those not dealt with
+	Uplink() net.Conn // its other end
 }
 
 // plainSource reads any connection: it keeps its buffer while it waits.
-type plainSource struct{ conn net.Conn }
+type plainSource struct {
+	conn    net.Conn
+	passing passing // nil: it is not
+}
 
 func (s *plainSource) fill(b *buffer, idle func()) error {
+	if s.passing != nil {
+		s.passing.Unread(len(b.unread()))
+	}
 	b.acquire()
 	n, err := s.conn.Read(b.free())
 	b.added(n)

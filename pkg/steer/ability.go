@@ -4,37 +4,43 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"runtime"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"sealgate/pkg/steer/inpath"
 )
 
 // Ability is one thing that this kernel and this process can do, or cannot and why.
 type Ability struct {
 	Name   string // short, stable; see Abilities
+	Mode   string // the mode that needs it; empty: each that steers
 	OK     bool
 	Detail string // what it is for and, when not OK, what is missing; one line
 }
 
-// abilities in the order in which mode tc needs them. Each is tried for real.
+// abilities in the order in which a mode needs them. Each is tried for real.
 var abilities = []struct {
-	name, use string
-	try       func(*program) error
+	name, mode, use string
+	try             func(*program) error
 }{
-	{"nf_tables", "the guard", func(*program) error { return installGuard([]uint16{1883}) }},
-	{"policy-route", "delivery to the gateway", func(*program) error { return installRoutes([]string{"sealgate0"}, []uint16{1883}) }},
-	{"transparent", "the listener", tryListener},
-	{"sk_assign", "the classifier", tryProgram},
-	{"tcx", "attaching, first choice", tryTCX},
-	{"bpffs", "attaching by tcx for good", func(*program) error { return tryBPFFS() }},
-	{"clsact", "attaching, second choice", tryClsact},
+	{"nf_tables", "", "the guard", func(*program) error { return installGuard([]uint16{1883}, nil) }},
+	{"policy-route", ModeTC, "delivery to the gateway", func(*program) error { return installRoutes([]string{"sealgate0"}, []uint16{1883}) }},
+	{"transparent", ModeTC, "the listener", tryListener},
+	{"sk_assign", ModeTC, "the classifier", tryProgram},
+	{"tcx", ModeTC, "attaching, first choice", tryTCX},
+	{"bpffs", ModeTC, "attaching by tcx for good", func(*program) error { return tryBPFFS() }},
+	{"clsact", ModeTC, "attaching, second choice", tryClsact},
+	{"nfqueue", ModeNFQueue, "packets in passing", func(*program) error { return tryQueue() }},
 }
 
-// Abilities tries what mode tc needs, in an empty network namespace that goes again: nf_tables, policy-route,
-// transparent, sk_assign, and tcx with bpffs or else clsact. It changes nothing outside.
+// Abilities tries what the modes need, in an empty network namespace that goes again. For each: nf_tables. For mode tc:
+// policy-route, transparent, sk_assign, and tcx with bpffs or else clsact. For mode nfqueue: nfqueue. It changes
+// nothing outside.
 func Abilities() []Ability {
 	done := make(chan []Ability)
 	go func() {
@@ -58,19 +64,19 @@ func probe(unshared error) []Ability {
 		if err == nil {
 			err = a.try(p)
 		}
-		list = append(list, ability(a.name, a.use, err))
+		list = append(list, ability(a.name, a.mode, a.use, err))
 	}
 	return list
 }
 
-func ability(name, use string, err error) Ability {
+func ability(name, mode, use string, err error) Ability {
 	switch {
 	case err == nil:
-		return Ability{name, true, use}
+		return Ability{name, mode, true, use}
 	case errors.Is(err, unix.EPERM):
-		return Ability{name, false, fmt.Sprintf("%s: not tried: run as root to find out", use)}
+		return Ability{name, mode, false, fmt.Sprintf("%s: not tried: run as root to find out", use)}
 	}
-	return Ability{name, false, fmt.Sprintf("%s: %v", use, err)}
+	return Ability{name, mode, false, fmt.Sprintf("%s: %v", use, err)}
 }
 
 func tryListener(*program) error {
@@ -126,4 +132,19 @@ func tryClsact(p *program) error {
 		return errNoClassifier
 	}
 	return attachClsact(p.objects.SealgateSteer, lo)
+}
+
+func tryQueue() error {
+	if err := installGuard([]uint16{1883}, []string{"sealgate0"}); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	q, err := inpath.OpenQueue(queueNumber, listenerMark, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	err = q.Run(ctx, func([]byte) {})
+	cancel()
+	return errors.Join(err, q.Close())
 }

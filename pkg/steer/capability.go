@@ -15,6 +15,7 @@ type capability struct {
 
 var (
 	capNetAdmin = capability{"CAP_NET_ADMIN", unix.CAP_NET_ADMIN, unix.CAP_NET_ADMIN}
+	capNetRaw   = capability{"CAP_NET_RAW", unix.CAP_NET_RAW, unix.CAP_NET_RAW}
 	capBPF      = capability{"CAP_BPF", unix.CAP_BPF, unix.CAP_SYS_ADMIN} // CAP_BPF is younger than bpf(2)
 )
 

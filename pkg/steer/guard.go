@@ -34,16 +34,33 @@ const (
 	guardPriority = -10 // before the filter chains, whose flow offload would take later packets past us
 )
 
-// installGuard replaces the guard in one transaction: there is no moment without one.
-func installGuard(ports []uint16) error {
-	err := writeGuard(ports, true)
-	if errors.Is(err, unix.ENOENT) { // no nft_ct; a second refusal is about something else
-		err = writeGuard(ports, false)
+// guard is what is to be in the table.
+type guard struct {
+	ports     []uint16
+	conntrack bool     // the kernel can look at connections: fragments are put together
+	lan       []string // mode nfqueue: the device side; see queuechain.go
+	queue     expr.Any // how packets are queued; nil: they are not
+}
+
+// installGuard replaces the guard in one transaction: there is no moment without one. lan is for mode nfqueue, else nil.
+func installGuard(ports []uint16, lan []string) error {
+	queues := []expr.Any{nil}
+	if lan != nil {
+		queues = queueExpressions()
+	}
+	var err error
+	for _, queue := range queues {
+		for _, conntrack := range []bool{true, false} {
+			g := guard{ports: ports, conntrack: conntrack, lan: lan, queue: queue}
+			if err = g.write(); !errors.Is(err, unix.ENOENT) { // a part that this kernel does not have
+				return guardError("install the guard", err)
+			}
+		}
 	}
 	return guardError("install the guard", err)
 }
 
-func writeGuard(ports []uint16, conntrack bool) error {
+func (g *guard) write() error {
 	c, err := nftables.New()
 	if err != nil {
 		return err
@@ -54,11 +71,14 @@ func writeGuard(ports []uint16, conntrack bool) error {
 	c.AddTable(t)
 	set := &nftables.Set{Table: t, Name: guardPortSet, KeyType: nftables.TypeInetService}
 	var elements []nftables.SetElement
-	for _, p := range sortedPorts(ports) {
+	for _, p := range sortedPorts(g.ports) {
 		elements = append(elements, nftables.SetElement{Key: binaryutil.BigEndian.PutUint16(p)})
 	}
 	if err := c.AddSet(set, elements); err != nil {
 		return err
+	}
+	if g.queue != nil {
+		g.writeQueue(c, t, set)
 	}
 	chain := c.AddChain(&nftables.Chain{
 		Name: guardChain, Table: t, Type: nftables.ChainTypeFilter,
@@ -69,7 +89,7 @@ func writeGuard(ports []uint16, conntrack bool) error {
 		c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: slices.Concat(parts...)})
 	}
 	rule(isTCP(), toPorts(set))
-	if conntrack {
+	if g.conntrack {
 		rule(isInvalid(), isTCP(), toPorts(set))
 	}
 	rule(isFamily(unix.NFPROTO_IPV4), isTCP(), isIPv4Fragment())
@@ -91,9 +111,12 @@ func isFamily(family byte) []expr.Any {
 	}
 }
 
-func toPorts(set *nftables.Set) []expr.Any {
+func toPorts(set *nftables.Set) []expr.Any { return portIn(set, 2) }
+
+// portIn continues if the TCP port at offset is in the set.
+func portIn(set *nftables.Set, offset uint32) []expr.Any {
 	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2},
 		&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID},
 	}
 }

@@ -245,7 +245,7 @@ func TestWithoutIPv6(t *testing.T) {
 func TestGuardWithoutConntrack(t *testing.T) {
 	p := newPlant(t, "")
 	p.mustGreet(lab.BrokerIP4, other, "broker")
-	p.in(func() error { return writeGuard(p.options.Ports, false) })
+	p.in(func() error { return (&guard{ports: p.options.Ports}).write() })
 	p.send(p.crafted()...)
 	p.mustNotLeak()
 	p.mustGreet(lab.BrokerIP6, other, "broker")

@@ -190,7 +190,11 @@ func checkRoutes(lan []string, ports []uint16) error {
 // checkSetup refuses to go on where Setup has not been run for these options.
 func checkSetup(o Options) error {
 	err := checkGuard(o.Ports)
-	if err == nil {
+	switch {
+	case err != nil:
+	case o.Mode == ModeNFQueue:
+		err = checkQueue(o.LAN)
+	default:
 		err = checkRoutes(o.LAN, o.Ports)
 	}
 	if err != nil {

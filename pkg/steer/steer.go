@@ -19,6 +19,8 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+
+	"sealgate/pkg/steer/inpath"
 )
 
 // The steering modes, as in the configuration key steer.mode.
@@ -62,7 +64,10 @@ func Setup(o Options) error {
 	if err := needCapabilities("install the guard and the policy route", capNetAdmin); err != nil {
 		return err
 	}
-	if err := installGuard(o.Ports); err != nil { // first: from here on nothing crosses
+	if o.Mode == ModeNFQueue {
+		return errors.Join(installGuard(o.Ports, o.LAN), removeRoutes(), relaxConntrack())
+	}
+	if err := installGuard(o.Ports, nil); err != nil { // first: from here on nothing crosses
 		return err
 	}
 	return installRoutes(o.LAN, o.Ports)
@@ -84,7 +89,9 @@ func Teardown(o Options) error {
 type Steering struct {
 	Listener net.Listener // accepted connections have the dialled address as their LocalAddr
 
-	acceptor *acceptor // nil in mode listen, like the rest
+	queue    *inpath.Queue   // mode nfqueue, else nil
+	carrier  *inpath.Carrier // likewise
+	acceptor *acceptor       // mode tc, else nil, like the next two
 	program  *program
 	attacher *attacher
 	stop     context.CancelFunc
@@ -100,8 +107,11 @@ func Listen(ctx context.Context, o Options, log *slog.Logger) (*Steering, error)
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	if o.Mode == ModeListen {
+	switch o.Mode {
+	case ModeListen:
 		return listenPlain(ctx, o)
+	case ModeNFQueue:
+		return listenInPath(ctx, o, log)
 	}
 	return listenTC(ctx, o, log)
 }
@@ -160,6 +170,15 @@ func (s *Steering) begin(l *net.TCPListener, o Options, log *slog.Logger) (w *wa
 	return w, nil
 }
 
+// Shut takes no new connections. Those that are open go on until Close.
+func (s *Steering) Shut() error {
+	if s.carrier != nil {
+		s.carrier.Shut()
+		return nil
+	}
+	return s.Close()
+}
+
 // Close closes the listener and stops watching interfaces. The classifier stays attached and drops every steered
 // packet that belongs to no connection still open, so stopping never opens the way. It may be repeated.
 func (s *Steering) Close() error {
@@ -173,6 +192,11 @@ func (s *Steering) Close() error {
 }
 
 func (s *Steering) release() {
+	if s.queue != nil {
+		s.carrier.Close()
+		s.queue.Close()
+		return
+	}
 	s.acceptor.Close()
 	if s.program != nil {
 		s.program.close()
@@ -196,9 +220,9 @@ func (o *Options) check() error {
 			return errors.New("steer.listen: empty; mode \"listen\" needs host:port, for example 127.0.0.1:1883")
 		}
 		return nil
-	case ModeTC:
-	case ModeTProxy, ModeRedirect, ModeNFQueue:
-		return fmt.Errorf("steer.mode: %q is not in this version; use \"tc\" on a routed gateway or \"listen\"", o.Mode)
+	case ModeTC, ModeNFQueue:
+	case ModeTProxy, ModeRedirect:
+		return fmt.Errorf("steer.mode: %q is not in this version; use \"tc\" or \"nfqueue\" on a routed gateway, or \"listen\"", o.Mode)
 	default:
 		return fmt.Errorf("steer.mode: %q is not a mode; use \"tc\" on a routed gateway or \"listen\"", o.Mode)
 	}

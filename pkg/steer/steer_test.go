@@ -23,7 +23,6 @@ func TestRefused(t *testing.T) {
 	}{
 		{"steer.mode", "tproxy", func(o *Options) { o.Mode = ModeTProxy }},
 		{"steer.mode", "redirect", func(o *Options) { o.Mode = ModeRedirect }},
-		{"steer.mode", "nfqueue", func(o *Options) { o.Mode = ModeNFQueue }},
 		{"steer.mode", `""`, func(o *Options) { o.Mode = "" }},
 		{"steer.bridge", "not in this version", func(o *Options) { o.Bridge = "br0" }},
 		{"steer.spoof_source", "not in this version", func(o *Options) { o.SpoofSource = true }},
@@ -126,7 +125,7 @@ func TestAbilities(t *testing.T) {
 			t.Errorf("%s: detail %q", a.Name, a.Detail)
 		}
 	}
-	want := []string{"nf_tables", "policy-route", "transparent", "sk_assign", "tcx", "bpffs", "clsact"}
+	want := []string{"nf_tables", "policy-route", "transparent", "sk_assign", "tcx", "bpffs", "clsact", "nfqueue"}
 	if !slices.Equal(names, want) {
 		t.Errorf("abilities %q", names)
 	}

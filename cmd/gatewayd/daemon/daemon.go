@@ -81,7 +81,7 @@ func (f *flags) dispatch(env cmdenv.Env, cfg *config.Config, log *slog.Logger) i
 	return report(env, run(env, cfg, log))
 }
 
-// abilities prints what mode tc needs of this kernel, for `sealctl doctor`, which is spared the code that
+// abilities prints what steering needs of this kernel, for `sealctl doctor`, which is spared the code that
 // tries it.
 func abilities(env cmdenv.Env) int {
 	code := cmdenv.OK
@@ -90,7 +90,7 @@ func abilities(env cmdenv.Env) int {
 		if !a.OK {
 			code = cmdenv.Failed
 		}
-		if err := out.Encode(cmdenv.Ability{Name: a.Name, OK: a.OK, Detail: a.Detail}); err != nil {
+		if err := out.Encode(cmdenv.Ability{Name: a.Name, Mode: a.Mode, OK: a.OK, Detail: a.Detail}); err != nil {
 			return report(env, err)
 		}
 	}
@@ -130,6 +130,10 @@ func setup(env cmdenv.Env, cfg *config.Config) error {
 		return nil
 	}
 	fmt.Fprintf(env.Stdout, "guard installed: forwarded TCP to %s is dropped\n", portList(cfg.Steer.Ports))
+	if cfg.Steer.Mode == config.ModeNFQueue {
+		fmt.Fprintf(env.Stdout, "queue installed: TCP to and from %s behind %s goes to gatewayd\n", portList(cfg.Steer.Ports), strings.Join(cfg.Steer.LAN, ", "))
+		return nil
+	}
 	fmt.Fprintf(env.Stdout, "policy route installed: TCP to %s from %s goes to gatewayd\n", portList(cfg.Steer.Ports), strings.Join(cfg.Steer.LAN, ", "))
 	return nil
 }

@@ -154,7 +154,7 @@ func (d *daemon) serve(ctx context.Context, steering *steer.Steering) error {
 	case <-ctx.Done():
 	}
 	d.log.Info("stopping: no new connections; open ones may finish", "for", drainTime)
-	_ = steering.Close()
+	_ = steering.Shut()
 	drain, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	if err := d.gateway.Drain(drain); err != nil && !errors.Is(err, context.DeadlineExceeded) {

@@ -140,6 +140,7 @@ func (e Env) Parse(fs *flag.FlagSet) (code int, done bool) {
 // steering, or cannot and why.
 type Ability struct {
 	Name   string `json:"name"`
+	Mode   string `json:"mode,omitempty"` // the steering mode that needs it; absent: each
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail"`
 }

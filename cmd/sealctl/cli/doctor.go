@@ -78,10 +78,13 @@ func runDoctor(env cmdenv.Env, c *command, args []string) error {
 	} else {
 		f.clock(time.Time{})
 	}
-	if cfg == nil || cfg.Steer.Mode == config.ModeTC {
-		f.kernel(env.Ctx)
-	} else {
+	switch {
+	case cfg == nil:
+		f.kernel(env.Ctx, config.ModeTC)
+	case cfg.Steer.Mode == config.ModeListen:
 		f.note("kernel", fmt.Sprintf("steering mode %q needs nothing special", cfg.Steer.Mode))
+	default:
+		f.kernel(env.Ctx, cfg.Steer.Mode)
 	}
 	if f.bad > 0 {
 		fmt.Fprintf(env.Stdout, "\n%d of these need attention.\n", f.bad)
@@ -157,8 +160,9 @@ func (f *findings) brokers(ctx context.Context, cfg *config.Config) {
 	}
 }
 
-// kernel asks gatewayd what steering needs, and has: the code that tries it is gatewayd's alone.
-func (f *findings) kernel(ctx context.Context) {
+// kernel asks gatewayd what steering needs, and has: the code that tries it is gatewayd's alone. What another mode than
+// the configured one would need is told, and is no fault.
+func (f *findings) kernel(ctx context.Context, mode string) {
 	program, err := findGatewayd()
 	if err != nil {
 		f.note("kernel", "not checked: gatewayd is not installed here, beside sealctl or on PATH")
@@ -171,9 +175,12 @@ func (f *findings) kernel(ctx context.Context) {
 		if lines.Decode(&a) != nil {
 			break
 		}
-		if a.OK {
+		switch {
+		case a.OK:
 			f.ok("kernel "+a.Name, a.Detail)
-		} else {
+		case a.Mode != "" && a.Mode != mode:
+			f.note("kernel "+a.Name, fmt.Sprintf("not for mode %q: %s", a.Mode, a.Detail))
+		default:
 			f.fail("kernel "+a.Name, errors.New(a.Detail))
 		}
 	}

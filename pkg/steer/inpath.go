@@ -1,0 +1,36 @@
+package steer
+
+import (
+	"context"
+	"log/slog"
+
+	"sealgate/pkg/steer/inpath"
+)
+
+// maxFlows bounds the connections of mode nfqueue, those among them that are not established yet.
+const maxFlows = 16384
+
+// listenInPath is mode nfqueue.
+func listenInPath(ctx context.Context, o Options, log *slog.Logger) (*Steering, error) {
+	if err := needCapabilities("steer in mode nfqueue", capNetAdmin, capNetRaw); err != nil {
+		return nil, err
+	}
+	if err := checkSetup(o); err != nil {
+		return nil, err
+	}
+	q, err := inpath.OpenQueue(queueNumber, listenerMark, log)
+	if err != nil {
+		return nil, err
+	}
+	carrier := inpath.New(inpath.Config{Ports: o.Ports, MaxFlows: maxFlows, Send: q.Send})
+	ctx, stop := context.WithCancel(ctx)
+	s := &Steering{Listener: carrier, stop: stop, done: make(chan struct{}), queue: q, carrier: carrier}
+	if err := q.Run(ctx, carrier.Packet); err != nil {
+		stop()
+		q.Close()
+		return nil, err
+	}
+	close(s.done)
+	context.AfterFunc(ctx, carrier.Shut)
+	return s, nil
+}
