@@ -79,7 +79,7 @@ func (c *checker) steer(raw *steerFile) Steer {
 	default:
 		c.Add("steer.mode", "%q: use \"tc\", \"nfqueue\" or \"listen\"", raw.Mode)
 	}
-	if raw.Mode != ModeListen && len(raw.LAN) == 0 && c.is(Gateway) {
+	if (raw.Mode == ModeTC || raw.Mode == ModeNFQueue) && len(raw.LAN) == 0 && c.is(Gateway) {
 		c.Add("steer.lan", "missing: mode %q needs the interfaces on the device side, for example lan = [\"br-lan\"]", raw.Mode)
 	}
 	if raw.Bridge != "" {
