@@ -38,15 +38,14 @@ const firstWindow = 10
 
 // end is what is known of one end.
 type end struct {
-	syn     bool  // seen
-	scale   uint8 // its windows are scaled by it
-	scales  int8  // as offered; -1: not
-	sack    bool
-	stamps  bool
-	mss     uint16
-	tsval   uint32 // newest
-	tsecr   uint32
-	stamped bool
+	syn    bool  // seen
+	scale  uint8 // its windows are scaled by it
+	scales int8  // as offered; -1: not
+	sack   bool
+	stamps bool
+	mss    uint16
+	tsval  uint32 // newest
+	tsecr  uint32
 
 	wl1 uint32 // sequence number and acknowledged position of the segment that its window is from
 	wl2 uint64
@@ -57,7 +56,6 @@ type end struct {
 	probing  bool   // it asked whether the other end lives
 	blocks   [MaxSACK][2]uint64
 	nblocks  int // what the other end has of its stream behind a hole, in original positions
-	dups     bool
 }
 
 // Flow is one connection.

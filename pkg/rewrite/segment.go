@@ -30,15 +30,3 @@ type Segment struct {
 }
 
 func (s *Segment) has(flag uint8) bool { return s.Flags&flag != 0 }
-
-// length is what s takes of the sequence space.
-func (s *Segment) length() uint32 {
-	n := uint32(len(s.Data))
-	if s.has(SYN) {
-		n++
-	}
-	if s.has(FIN) {
-		n++
-	}
-	return n
-}
