@@ -315,6 +315,13 @@ func persistentSession(t *testing.T, version byte) {
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
+	for ctx := within(t); !b.Gone("alice-1"); {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			t.Fatal("the broker does not notice that its client has gone")
+		}
+	}
 	bob := connect(t, subscriber.Options{Version: version, Member: f.identity(crypto.RoleSubscriber, "bob"), Broker: b.URL()})
 	for i := range 5 {
 		if err := bob.Publish(within(t), "plant/1", fmt.Append(nil, i), 1, false); err != nil {

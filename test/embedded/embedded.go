@@ -111,6 +111,15 @@ func (b *Broker) Stop() {
 	}
 }
 
+// Gone reports whether the broker has finished with a client's last connection. Before that it still writes messages to it.
+func (b *Broker) Gone(clientID string) bool {
+	b.mu.Lock()
+	server := b.server
+	b.mu.Unlock()
+	cl, known := server.Clients.Get(clientID)
+	return !known || cl.Closed()
+}
+
 // Inject publishes as the broker itself.
 func (b *Broker) Inject(topic string, payload []byte, qos byte, retain bool) {
 	b.t.Helper()
