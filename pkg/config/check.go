@@ -60,6 +60,7 @@ func (c *checker) config(name string, raw *file) *Config {
 	cfg.Steer = c.steer(&raw.Steer)
 	cfg.Uplink = c.uplink(&raw.Uplink, raw.Steer.Mode)
 	cfg.Control = c.control(&raw.Control, &cfg.Uplink)
+	cfg.Downlink = Downlink{TellStatus: raw.Downlink.TellStatus}
 	cfg.Limits = c.limits(&raw.Limits)
 	cfg.Metrics = Metrics{Listen: raw.Metrics.Listen}
 	if raw.Metrics.Listen != "" {

@@ -68,11 +68,12 @@ type Config struct {
 	Keylink  string // path of the unix socket between controld and gatewayd
 	Keep     string // where a keeper's keys outlive controld: KeepAuto, KeepNone or an absolute path
 
-	Steer   Steer
-	Uplink  Uplink
-	Control Control
-	Limits  Limits
-	Metrics Metrics
+	Steer    Steer
+	Uplink   Uplink
+	Control  Control
+	Downlink Downlink
+	Limits   Limits
+	Metrics  Metrics
 }
 
 // Steer says how device traffic reaches gatewayd.
@@ -105,6 +106,11 @@ type Control struct {
 	Username     string
 	PasswordFile string // its first line is the password
 	Cert, Key    string // PEM files of a client certificate; empty: none
+}
+
+// Downlink says what devices are told beside their messages.
+type Downlink struct {
+	TellStatus bool // devices of MQTT 5 read in user properties what was found out about a message
 }
 
 // Limits bound what devices can make gatewayd spend.

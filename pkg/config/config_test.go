@@ -81,6 +81,13 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+func TestDownlink(t *testing.T) {
+	got, err := Parse("f", []byte(least+"[downlink]\ntell_status = true\n"))
+	if err != nil || !got.Downlink.TellStatus {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 func TestControlFollowsUplink(t *testing.T) {
 	tests := []struct {
 		name, text string

@@ -4,16 +4,17 @@ import "fmt"
 
 // file is sealgate.toml as written, before it is checked.
 type file struct {
-	Fleet    string      `toml:"fleet"`
-	Identity string      `toml:"identity"`
-	State    string      `toml:"state"`
-	Keylink  string      `toml:"keylink"`
-	Keep     string      `toml:"keep"`
-	Steer    steerFile   `toml:"steer"`
-	Uplink   uplinkFile  `toml:"uplink"`
-	Control  controlFile `toml:"control"`
-	Limits   limitsFile  `toml:"limits"`
-	Metrics  metricsFile `toml:"metrics"`
+	Fleet    string       `toml:"fleet"`
+	Identity string       `toml:"identity"`
+	State    string       `toml:"state"`
+	Keylink  string       `toml:"keylink"`
+	Keep     string       `toml:"keep"`
+	Steer    steerFile    `toml:"steer"`
+	Uplink   uplinkFile   `toml:"uplink"`
+	Control  controlFile  `toml:"control"`
+	Downlink downlinkFile `toml:"downlink"`
+	Limits   limitsFile   `toml:"limits"`
+	Metrics  metricsFile  `toml:"metrics"`
 }
 
 type steerFile struct {
@@ -45,6 +46,10 @@ type controlFile struct {
 	PasswordFile string       `toml:"password_file"`
 	Cert         string       `toml:"cert"`
 	Key          string       `toml:"key"`
+}
+
+type downlinkFile struct {
+	TellStatus bool `toml:"tell_status"`
 }
 
 type limitsFile struct {

@@ -25,7 +25,7 @@ type named uint8
 const (
 	inFull   named = iota // as it came: the topic, perhaps with an alias to be set to it
 	byAlias               // as it came: the alias alone, which the next peer knows
-	expanded              // it came by the alias alone, which the next peer does not know: topic and alias
+	expanded              // not as it came, by an alias alone, which the next peer does not know: topic and alias
 )
 
 // resolve gives the full topic of p, a view that is valid until the next call if p had none, and

@@ -20,6 +20,7 @@ type downPath struct {
 	pub     mqttparse.Publish // scratch
 	named   named             // how its topic goes on
 	props   propertySplit     // scratch
+	marks   []byte            // scratch: the properties of a message that is marked
 	state   *State            // of this message
 	box     *stateBox
 	tally   tally
@@ -57,6 +58,7 @@ func (d *downPath) release() {
 	d.out.drop()
 	d.acks.drop()
 	d.props.release()
+	d.marks = nil
 }
 
 // end gives everything back.
@@ -238,6 +240,7 @@ func (d *downPath) publish(f mqttparse.Frame) error {
 	if d.state.Table == nil || d.state.Table.Receive(p.Topic).Verdict != policy.Pass {
 		return d.refuse(p, downDeny)
 	}
+	d.unmark(p)
 	size := len(f.Raw)
 	if d.named == expanded {
 		size = mqttparse.PublishLen(d.c.version, p, len(p.Payload))

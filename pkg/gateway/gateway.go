@@ -87,6 +87,7 @@ type Config struct {
 	Dial       func(ctx context.Context, dst netip.AddrPort) (net.Conn, error)
 	UnknownKey func(group string, id crypto.KeyID) // may be nil; called off the hot path, must not block
 	Log        *slog.Logger                        // nil = discard
+	TellStatus bool                                // devices of MQTT 5 read in user properties what was found out about a message; see tell.go
 	Rand       io.Reader                           // nil = crypto/rand.Reader; must be safe for concurrent use
 	Now        func() time.Duration                // the clock of Key.NotAfter; nil = CLOCK_BOOTTIME
 

@@ -265,7 +265,15 @@ func (d *downPath) deliver(s *openStream, p *mqttparse.Publish, env *crypto.Enve
 	if len(outer) > 0 {
 		_, outer = d.props.of(p) // content properties outside the envelope are nobody's word
 	}
-	start, err := d.openInto(s, p, outer, env)
+	marked := outer
+	if d.tells() {
+		marked = d.told(s, p, env.Seq, outer)
+	}
+	start, err := d.openInto(s, p, marked, env)
+	if err == nil && len(marked) > len(outer) && d.overDevice(len(d.out.b)-start) {
+		d.out.b = d.out.b[:start]
+		start, err = d.openInto(s, p, outer, env) // rather unmarked than not at all
+	}
 	if err != nil {
 		if errors.Is(err, crypto.ErrForged) || errors.Is(err, crypto.ErrInner) || errors.Is(err, crypto.ErrKid) {
 			return d.refuse(p, downForged)
@@ -335,6 +343,14 @@ func (d *downPath) openInto(s *openStream, p *mqttparse.Publish, outer []byte, e
 		return 0, err
 	case len(props) > 0 && !mqttparse.ContentOnly(props):
 		return 0, crypto.ErrInner
+	}
+	if d.tells() {
+		if kept := withoutMarks(props); len(kept) < len(props) {
+			props, inPlace = out[len(out)-len(payload)-len(kept):len(out)-len(payload)], false
+			copy(props, kept)
+		}
+	}
+	switch {
 	case inPlace && len(props) == 0:
 		out[at] = last // in MQTT 5 it is the same zero
 	case inPlace && v == mqttparse.V5:
@@ -394,7 +410,7 @@ func (d *downPath) judge(s *openStream, p *mqttparse.Publish, env *crypto.Envelo
 	if s.begun && seq < s.ahead && d.pending(s, seq, p.PacketID) && !d.anotherCopy(s, seq) {
 		return downDuplicate
 	}
-	d.countGap(s, seq)
+	d.countGap(s, p, seq)
 	d.arrived(s, seq)
 	if p.QoS == 0 {
 		s.window.Commit(seq)
@@ -409,7 +425,7 @@ func (d *downPath) seen(s *openStream, p *mqttparse.Publish, env *crypto.Envelop
 	if v := s.window.Check(env.Seq); p.Retain || v == crypto.Duplicate || v == crypto.TooOld {
 		return
 	}
-	d.countGap(s, env.Seq)
+	d.countGap(s, p, env.Seq)
 	d.arrived(s, env.Seq)
 	s.window.Commit(env.Seq)
 }
@@ -451,15 +467,22 @@ func (d *downPath) catchUp() {
 
 // countGap counts the messages missing before seq, in the order in which the broker sends:
 // devices acknowledge in any order.
-func (d *downPath) countGap(s *openStream, seq uint64) {
-	if s.begun && seq > s.ahead {
-		if _, shared := d.matching(s); !shared { // of a shared subscription others get the rest
-			d.gaps += seq - s.ahead
-		}
-	}
+func (d *downPath) countGap(s *openStream, p *mqttparse.Publish, seq uint64) {
+	d.gaps += d.missing(s, p, seq)
 	if !s.begun || seq >= s.ahead {
 		s.ahead, s.begun = seq+1, true
 	}
+}
+
+// missing is the number of messages missing before seq of s, which came as p.
+func (d *downPath) missing(s *openStream, p *mqttparse.Publish, seq uint64) uint64 {
+	if p.Retain || !s.begun || seq <= s.ahead {
+		return 0
+	}
+	if _, shared := d.matching(s); shared { // others get the rest
+		return 0
+	}
+	return seq - s.ahead
 }
 
 // clock reads the clock of Key.NotAfter once a batch.

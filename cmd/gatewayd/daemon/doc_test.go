@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -59,6 +60,55 @@ func TestDocumentationNamesEveryMetric(t *testing.T) {
 	}
 	if missing := undocumented(doc, "sealgate_nothing{reason=\"nowhere\"} 0\n"); len(missing) != 2 {
 		t.Error("this test cannot fail")
+	}
+}
+
+// Verdicts are listed by direction, and each that a message from the broker can be refused for has its line among the alarms.
+func TestDocumentationNamesEveryVerdict(t *testing.T) {
+	doc := operations(t)
+	_, list, _ := strings.Cut(doc, "\nVerdicts up: ")
+	list, _, _ = strings.Cut(list, "\n\n")
+	up, down, _ := strings.Cut(list, "Verdicts down: ")
+	var page bytes.Buffer
+	g := gateway.New(gateway.Config{})
+	defer g.Close()
+	g.Metrics().WritePrometheus(&page)
+	found := regexp.MustCompile(`sealgate_messages_total\{direction="(\w+)",verdict="([^"]+)"`).FindAllStringSubmatch(page.String(), -1)
+	if len(found) < 20 {
+		t.Fatalf("only %d verdicts found", len(found))
+	}
+	for _, m := range found {
+		where := map[string]string{"up": up, "down": down}[m[1]]
+		if !strings.Contains(where, "`"+m[2]+"`") {
+			t.Errorf("docs/OPERATIONS.md does not list verdict %s of direction %s", m[2], m[1])
+		}
+		if m[1] == "down" && m[2] != "open" && m[2] != "pass" && !strings.Contains(doc, "`refused "+m[2]+"`") {
+			t.Errorf("docs/OPERATIONS.md does not explain the line `refused %s`", m[2])
+		}
+	}
+}
+
+// Lines of the log have a reason that the documentation explains.
+func TestDocumentationNamesEveryLine(t *testing.T) {
+	doc := operations(t)
+	files, err := filepath.Glob("../../../pkg/gateway/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := 0
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`report\.warn\("([^"]+)",`).FindAllSubmatch(b, -1) {
+			if lines++; !strings.Contains(doc, "`"+string(m[1])+"`") {
+				t.Errorf("docs/OPERATIONS.md does not explain reason %q", m[1])
+			}
+		}
+	}
+	if lines < 3 {
+		t.Fatalf("only %d lines found", lines)
 	}
 }
 

@@ -226,9 +226,9 @@ func TestReload(t *testing.T) {
 	p.gatewayd.hangup()
 	p.gatewayd.log.await(t, "reload refused, going on as before")
 
-	p.write(t, strings.Replace(p.text(), "[limits]", "[limits]\nmax_message = \"64KiB\"\nmax_connections = 1", 1))
+	p.write(t, strings.Replace(p.text(), "[limits]", "[downlink]\ntell_status = true\n[limits]\nmax_message = \"64KiB\"\nmax_connections = 1", 1))
 	p.gatewayd.hangup()
-	p.gatewayd.log.await(t, "need a restart", `"keys":"limits.max_message"`)
+	p.gatewayd.log.await(t, "need a restart", `"keys":"downlink.tell_status limits.max_message"`)
 	p.gatewayd.log.await(t, "hold for new connections")
 	if code := connack(t, p.device(t)); code != -1 {
 		t.Errorf("over the new limit of connections a device got return code %d", code)

@@ -43,6 +43,7 @@ func needRestart(old, next *config.Config) []string {
 		{"keylink", old.Keylink, next.Keylink},
 		{"[steer]", old.Steer, next.Steer},
 		{"control.prefix", old.Control.Prefix, next.Control.Prefix},
+		{"downlink.tell_status", old.Downlink.TellStatus, next.Downlink.TellStatus},
 		{"limits.max_message", old.Limits.MaxMessage, next.Limits.MaxMessage},
 		{"metrics.listen", old.Metrics.Listen, next.Metrics.Listen},
 	} {

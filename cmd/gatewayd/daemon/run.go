@@ -137,6 +137,7 @@ func assemble(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (*daemon, er
 		ConnectTimeout: cfg.Limits.ConnectTimeout,
 		Gateway:        self.Name,
 		ControlPrefix:  cfg.Control.Prefix,
+		TellStatus:     cfg.Downlink.TellStatus,
 		Dial:           d.uplink.dial,
 		UnknownKey:     d.link.ReportUnknown,
 		Log:            log,
