@@ -30,7 +30,9 @@ type V5 struct {
 // DefaultReceiveMaximum is how many unacknowledged messages an MQTT 5 client takes at a time.
 const DefaultReceiveMaximum = 256
 
-// maxAliases is how many topic aliases the broker may use.
+// maxAliases is how many topic aliases the broker may use in a session that ends with its connection. In one that lives on it may use none:
+// aliases end with the connection [MQTT 5 3.3.2.3.4], and there are brokers (mochi-mqtt 2.7) that send what was in flight again under the
+// aliases of the connection before, so that such a session could never go on.
 const maxAliases = 64
 
 // MQTT5 makes connections of MQTT 5. Of paho.golang it uses the packets only: that library's client would crash over an Authentication
@@ -100,6 +102,7 @@ func (l *v5) connect(cfg *Config, o V5) error {
 		Properties: &packets.Properties{ReceiveMaximum: &o.ReceiveMaximum, MaximumPacketSize: &most, TopicAliasMaximum: &aliases},
 	}
 	if !cfg.CleanSession {
+		aliases = 0
 		expiry := uint32(math.MaxUint32) // for ever
 		if o.SessionExpiry > 0 {
 			expiry = uint32(min(int64((o.SessionExpiry+time.Second-1)/time.Second), int64(math.MaxUint32)-1))

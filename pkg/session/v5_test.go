@@ -155,7 +155,7 @@ func open5(t *testing.T, o session.V5, change func(*session.Config), ack *packet
 func TestV5AsksForWhatItIsTold(t *testing.T) {
 	c, _, _ := open5(t, session.V5{SessionExpiry: 90 * time.Second, ReceiveMaximum: 7}, func(cfg *session.Config) { cfg.ClientID = "me" }, &packets.Connack{})
 	p := c.connect.Properties
-	if c.connect.ClientID != "me" || c.connect.CleanStart || *p.SessionExpiryInterval != 90 || *p.ReceiveMaximum != 7 || *p.MaximumPacketSize != session.DefaultMaxPacket {
+	if c.connect.ClientID != "me" || c.connect.CleanStart || *p.SessionExpiryInterval != 90 || *p.ReceiveMaximum != 7 || *p.MaximumPacketSize != session.DefaultMaxPacket || *p.TopicAliasMaximum != 0 {
 		t.Errorf("got %s", c.connect)
 	}
 	c, _, _ = open5(t, session.V5{}, func(cfg *session.Config) { cfg.ClientID = "me" }, &packets.Connack{})
@@ -163,7 +163,7 @@ func TestV5AsksForWhatItIsTold(t *testing.T) {
 		t.Errorf("a session without expiry is kept for %d s", *c.connect.Properties.SessionExpiryInterval)
 	}
 	c, _, _ = open5(t, session.V5{}, nil, &packets.Connack{})
-	if !c.connect.CleanStart || c.connect.Properties.SessionExpiryInterval != nil {
+	if !c.connect.CleanStart || c.connect.Properties.SessionExpiryInterval != nil || *c.connect.Properties.TopicAliasMaximum == 0 {
 		t.Errorf("a clean session: %s", c.connect)
 	}
 }
