@@ -179,21 +179,18 @@ func (u *upPath) subscribes(f mqttparse.Frame) {
 	if len(s.asked) >= maxPendingSubs {
 		return
 	}
-	var a askedFilters
-	var err error
-	bytes := 0
-	a.id, err = mqttparse.ParseFilters(f, u.c.version, func(sub mqttparse.Subscription) {
-		if bytes += len(sub.Filter); len(a.filters) >= maxGranted || bytes > maxFilterBytes {
-			return
+	it := mqttparse.Filters(f, u.c.version)
+	a := askedFilters{id: it.PacketID()}
+	for bytes := 0; it.Next(); {
+		name := string(it.Filter())
+		if bytes += len(name); len(a.filters) >= maxGranted || bytes > maxFilterBytes {
+			break
 		}
-		name := string(sub.Filter)
 		_, _, shared := topic.ShareFilter(name)
-		partial := u.c.version == mqttparse.V5 && sub.Options&(mqttparse.NoLocal|mqttparse.RetainAsPublished) != 0
+		partial := u.c.version == mqttparse.V5 && it.Options()&(mqttparse.NoLocal|mqttparse.RetainAsPublished) != 0
 		a.filters = append(a.filters, askedFilter{name, !shared && !partial && topic.ValidateFilter(name) == nil})
-	})
-	if err == nil {
-		s.asked = append(s.asked, a)
 	}
+	s.asked = append(s.asked, a)
 }
 
 // granted reads a SUBACK on its way to the device.
@@ -228,7 +225,9 @@ func (u *upPath) unsubscribes(f mqttparse.Frame) {
 	s, g := &u.c.sess.answered, u.c.g
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, _ = mqttparse.ParseFilters(f, u.c.version, func(sub mqttparse.Subscription) { s.revoke(g, string(sub.Filter)) })
+	for it := mqttparse.Filters(f, u.c.version); it.Next(); {
+		s.revoke(g, string(it.Filter()))
+	}
 }
 
 // grant and revoke change what is subscribed to; the caller holds mu.

@@ -10,6 +10,7 @@ import "encoding/binary"
 //
 // What it returns are views.
 type FilterIter struct {
+	id           uint16
 	rest, filter []byte
 	width        int // bytes of options behind each filter
 	options      byte
@@ -18,16 +19,19 @@ type FilterIter struct {
 // Filters starts a walk over f, a SUBSCRIBE or UNSUBSCRIBE that a [Scanner] has passed at version v.
 func Filters(f Frame, v Version) FilterIter {
 	c := cursor{rest: f.Body, v: v}
-	c.u16()
+	id := c.u16()
 	if v == V5 {
 		c.block()
 	}
-	it := FilterIter{rest: c.rest}
+	it := FilterIter{id: id, rest: c.rest}
 	if f.Type() == SUBSCRIBE {
 		it.width = 1
 	}
 	return it
 }
+
+// PacketID is the packet identifier, which SUBACK or UNSUBACK repeats.
+func (it *FilterIter) PacketID() uint16 { return it.id }
 
 // Next moves on to the next filter, and returns false at the end.
 func (it *FilterIter) Next() bool {

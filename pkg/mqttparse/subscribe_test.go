@@ -8,7 +8,7 @@ import (
 
 func shortFrame(packet string) Frame { return Frame{Raw: []byte(packet), Body: []byte(packet[2:])} }
 
-func TestParseFilters(t *testing.T) {
+func TestFilterIter(t *testing.T) {
 	for _, c := range []struct {
 		v      Version
 		packet string
@@ -22,12 +22,15 @@ func TestParseFilters(t *testing.T) {
 		{V5, "\xa2\x06\x00\x07\x00\x00\x01a", "7: a/0"},
 	} {
 		var got []string
-		id, err := ParseFilters(shortFrame(c.packet), c.v, func(s Subscription) { got = append(got, fmt.Sprintf("%s/%d", s.Filter, s.Options)) })
-		if text := fmt.Sprintf("%d: %s", id, strings.Join(got, " ")); err != nil || text != c.want {
-			t.Errorf("%v % x: %q, %v; want %q", c.v, c.packet, text, err, c.want)
+		it := Filters(shortFrame(c.packet), c.v)
+		for it.Next() {
+			got = append(got, fmt.Sprintf("%s/%d", it.Filter(), it.Options()))
+		}
+		if text := fmt.Sprintf("%d: %s", it.PacketID(), strings.Join(got, " ")); text != c.want {
+			t.Errorf("%v % x: %q; want %q", c.v, c.packet, text, c.want)
 		}
 	}
-	if _, err := ParseFilters(shortFrame("\x82\x05\x00\x07\x00\x02a"), V311, func(Subscription) {}); err == nil {
+	if it := Filters(shortFrame("\x82\x05\x00\x07\x00\x02a"), V311); it.Next() {
 		t.Error("a filter cut off is taken")
 	}
 }

@@ -111,51 +111,45 @@ func (c *Carrier) Packet(ip []byte) {
 		c.mu.Unlock()
 		return
 	}
-	from, k := rewrite.Client, key{p.Src, p.Dst}
-	if !slices.Contains(c.cfg.Ports, p.Dst.Port()) || c.known(key{p.Dst, p.Src}) {
-		from, k = rewrite.Server, key{p.Dst, p.Src}
-	}
-	if f := c.flow(k, from, &p); f != nil {
+	if f, from := c.flow(&p); f != nil {
 		f.packet(from, &p)
 	}
 }
 
-// known reports whether k is a connection; a client's port may be a broker's.
-func (c *Carrier) known(k key) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.flows[k] != nil
-}
-
-// flow finds the connection of a packet, or begins it, or refuses the packet.
-func (c *Carrier) flow(k key, from rewrite.Side, p *rewrite.Packet) *flow {
+// flow finds the connection of a packet and who sent it, or begins it, or refuses the packet.
+func (c *Carrier) flow(p *rewrite.Packet) (f *flow, from rewrite.Side) {
 	seg := &p.Segment
-	fresh := from == rewrite.Client && seg.Flags&(rewrite.SYN|rewrite.ACK|rewrite.RST) == rewrite.SYN
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.sweep()
-	f := c.flows[k]
+	from, k := rewrite.Client, key{p.Src, p.Dst}
+	back := key{p.Dst, p.Src}
+	if !slices.Contains(c.cfg.Ports, p.Dst.Port()) || c.flows[back] != nil { // a client's port may be a broker's
+		from, k = rewrite.Server, back
+	}
+	fresh := from == rewrite.Client && seg.Flags&(rewrite.SYN|rewrite.ACK|rewrite.RST) == rewrite.SYN
+	f = c.flows[k]
 	if f != nil && !(fresh && f.over(seg.Seq)) {
-		return f
+		return f, from
 	}
 	select {
 	case <-c.closed:
-		return nil
+		return nil, from
 	default:
 	}
 	switch {
 	case !fresh:
 		c.counts.Strangers++
 		c.refuse(p)
-		return nil
+		return nil, from
 	case f == nil && len(c.flows) >= c.cfg.MaxFlows:
 		c.counts.Full++
-		return nil
+		return nil, from
 	}
 	f = newFlow(c, k)
 	c.flows[k] = f
 	c.counts.Opened++
-	return f
+	return f, from
 }
 
 // refuse resets whoever sends on a connection that was not seen from its beginning: it cannot be carried.
