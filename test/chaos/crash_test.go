@@ -56,25 +56,33 @@ activate_after = "800ms"
 func (s *scene) site(keep string) *site {
 	s.Helper()
 	x := &site{scene: s, stop: make(chan struct{}), done: make(chan struct{})}
-	x.plant = lab.NewPlant(s.T, lab.PlantOptions{Policy: sitePolicy, Loopback: true, NoBroker: true})
-	s.tls = &tls.Config{RootCAs: x.plant.CA.Pool(), MinVersion: tls.VersionTLS13}
-	s.broker = embedded.StartHostile(s.T, &tls.Config{Certificates: []tls.Certificate{x.plant.BrokerCert.Pair}, MinVersion: tls.VersionTLS12})
-	_, port, err := net.SplitHostPort(s.broker.Addr)
-	if err != nil {
-		s.Fatal(err)
-	}
-	if x.plant.TLSPort, err = strconv.Atoi(port); err != nil {
-		s.Fatal(err)
-	}
-	x.plant.Conf.Set("uplink", "broker", x.plant.BrokerAddr()).Set("control", "broker", x.plant.URL()).Set("", "keep", keep)
+	x.plant = s.real(sitePolicy, nil)
+	x.plant.Conf.Set("", "keep", keep)
 	x.plant.WriteConf(s.T)
-	if _, s.trust, _, err = member.LoadIdentity(x.plant.Fleet.Identity("gw1")); err != nil {
-		s.Fatal(err)
-	}
 	x.plant.Up(s.T)
 	x.read()
 	x.device = s.device("dev", x.plant.DeviceAddr())
 	return x
+}
+
+// real makes an installation of real programs over a hostile broker: a fleet of gw1, sub1 and more, the one of gw1 configured; nothing runs yet.
+func (s *scene) real(policy string, more map[string]string) *lab.Plant {
+	s.Helper()
+	p := lab.NewPlant(s.T, lab.PlantOptions{Policy: policy, Members: more, Loopback: true, NoBroker: true})
+	s.tls = &tls.Config{RootCAs: p.CA.Pool(), MinVersion: tls.VersionTLS13}
+	s.broker = embedded.StartHostile(s.T, &tls.Config{Certificates: []tls.Certificate{p.BrokerCert.Pair}, MinVersion: tls.VersionTLS12})
+	_, port, err := net.SplitHostPort(s.broker.Addr)
+	if err != nil {
+		s.Fatal(err)
+	}
+	if p.TLSPort, err = strconv.Atoi(port); err != nil {
+		s.Fatal(err)
+	}
+	p.Conf.Set("uplink", "broker", p.BrokerAddr()).Set("control", "broker", p.URL())
+	if _, s.trust, _, err = member.LoadIdentity(p.Fleet.Identity("gw1")); err != nil {
+		s.Fatal(err)
+	}
+	return p
 }
 
 // read starts the reader's program, as the fleet's member sub1.

@@ -30,41 +30,67 @@ type line struct {
 	gw     *gateway.Gateway
 	from   mqtt.Client
 	reader *reader
-
-	mu    sync.Mutex
-	heard []string // by the listening device; guarded by mu
+	*ear
 }
 
 func (s *scene) line(n *node) *line {
 	s.Helper()
 	g, addr := n.serve()
 	l := &line{s: s, gw: g, reader: s.reader("rita", s.signed), from: s.device("dev-from", addr)}
-	to := s.device("dev-to", addr)
-	token := to.Subscribe("plant/#", 1, func(_ mqtt.Client, m mqtt.Message) {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.heard = append(l.heard, string(m.Payload()))
+	l.ear = s.listen(s.device("dev-to", addr))
+	return l
+}
+
+// ear is what a device that listens has heard.
+type ear struct {
+	mu    sync.Mutex
+	heard []string // guarded by mu
+}
+
+func (s *scene) listen(device mqtt.Client) *ear {
+	s.Helper()
+	e := new(ear)
+	token := device.Subscribe("plant/#", 1, func(_ mqtt.Client, m mqtt.Message) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.heard = append(e.heard, string(m.Payload()))
 	})
 	if !token.WaitTimeout(patience) || token.Error() != nil {
 		s.Fatalf("subscribe the device: %v", token.Error())
 	}
-	return l
+	return e
 }
 
-// publish publishes a message and returns the letter that carries it.
-func (l *line) publish(payload string) embedded.Letter {
-	l.s.Helper()
-	mark := l.s.broker.Mark()
-	if token := l.from.Publish("plant/a", 1, false, needle+payload); !token.WaitTimeout(patience) || token.Error() != nil {
-		l.s.Fatalf("not acknowledged: %v", token.Error())
+func (e *ear) count(payload string) (n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, h := range e.heard {
+		if h == needle+payload {
+			n++
+		}
 	}
-	for _, sent := range l.s.broker.Sent(mark) {
+	return n
+}
+
+// say has the device "dev-from" publish a message and returns the letter that carries it.
+func (s *scene) say(device mqtt.Client, payload string) embedded.Letter {
+	s.Helper()
+	mark := s.broker.Mark()
+	if token := device.Publish("plant/a", 1, false, needle+payload); !token.WaitTimeout(patience) || token.Error() != nil {
+		s.Fatalf("not acknowledged: %v", token.Error())
+	}
+	for _, sent := range s.broker.Sent(mark) {
 		if sent.From == "dev-from" && sent.Topic == "plant/a" {
 			return sent
 		}
 	}
-	l.s.Fatal("the broker was given no message")
+	s.Fatal("the broker was given no message")
 	return embedded.Letter{}
+}
+
+func (l *line) publish(payload string) embedded.Letter {
+	l.s.Helper()
+	return l.s.say(l.from, payload)
 }
 
 // to gives a letter to the reader and to the listening device.
@@ -78,17 +104,6 @@ func (l *line) to(letter embedded.Letter) {
 func (l *line) hears(payload string) {
 	l.s.Helper()
 	l.s.await("both heard "+payload, func() bool { return l.reader.opened(needle+payload) == 1 && l.count(payload) == 1 })
-}
-
-func (l *line) count(payload string) (n int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, h := range l.heard {
-		if h == needle+payload {
-			n++
-		}
-	}
-	return n
 }
 
 // metric is one of the gateway's counters.

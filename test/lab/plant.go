@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -107,10 +108,11 @@ type Plant struct {
 
 // PlantOptions is what differs between plants.
 type PlantOptions struct {
-	Policy   string // policy.toml
-	Loopback bool   // no namespaces, mode listen
-	Embedded bool   // broker inside the testing process
-	NoBroker bool   // the caller starts one, with BrokerOptions
+	Policy   string            // policy.toml
+	Loopback bool              // no namespaces, mode listen
+	Embedded bool              // broker inside the testing process
+	NoBroker bool              // the caller starts one, with BrokerOptions
+	Members  map[string]string // beside gw1 and sub1: name to role
 }
 
 // NewPlant makes everything but the daemons: nothing of Sealgate runs or is set up in the kernel when it returns.
@@ -131,11 +133,23 @@ func NewPlant(t T, o PlantOptions) *Plant {
 	default:
 		p.Broker = Mosquitto(t, p.BrokerOptions())
 	}
-	p.Fleet = NewFleet(t, p.Programs.Sealctl, o.Policy, map[string]string{"gw1": "gateway", "sub1": "subscriber"})
-	p.Conf = p.conf(t)
+	members := map[string]string{"gw1": "gateway", "sub1": "subscriber"}
+	maps.Copy(members, o.Members)
+	p.Fleet = NewFleet(t, p.Programs.Sealctl, o.Policy, members)
+	p.Conf = p.conf(t, "gw1")
 	p.ConfFile = filepath.Join(t.TempDir(), "sealgate.toml")
 	p.WriteConf(t)
 	return p
+}
+
+// Beside makes the installation of another gateway of the same fleet on the same broker, on loopback; nothing of it runs when it returns.
+func (p *Plant) Beside(t T, name string) *Plant {
+	t.Helper()
+	q := *p
+	q.DevicePort, q.Gatewayd, q.Controld = FreePort(t), nil, nil
+	q.Conf, q.ConfFile = q.conf(t, name), filepath.Join(t.TempDir(), "sealgate.toml")
+	q.WriteConf(t)
+	return &q
 }
 
 // BrokerOptions is where the plant's broker belongs.
@@ -143,11 +157,11 @@ func (p *Plant) BrokerOptions() BrokerOptions {
 	return BrokerOptions{NS: p.UplinkNS(), Host: p.BrokerHost, TLS: p.TLSPort, Cert: p.BrokerCert}
 }
 
-func (p *Plant) conf(t T) Conf {
+func (p *Plant) conf(t T, member string) Conf {
 	t.Helper()
 	dir := t.TempDir()
 	c := Conf{}
-	c.Set("", "fleet", "plant").Set("", "identity", p.Fleet.Identity("gw1"))
+	c.Set("", "fleet", "plant").Set("", "identity", p.Fleet.Identity(member))
 	c.Set("", "state", filepath.Join(dir, "state")).Set("", "keylink", filepath.Join(dir, "keylink.sock"))
 	c.Set("uplink", "ca", p.CA.File)
 	c.Set("control", "broker", p.URL()).Set("control", "ca", p.CA.File)
@@ -341,6 +355,27 @@ func (p *Plant) AwaitEpoch(t T, group string, n int) {
 // Metrics reads gatewayd's metrics: full series name with labels to value.
 func (p *Plant) Metrics(t T) map[string]float64 {
 	t.Helper()
+	series := map[string]float64{}
+	for line := range strings.Lines(string(p.get(t, "/metrics"))) {
+		name, text, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if value, err := strconv.ParseFloat(text, 64); ok && err == nil {
+			series[name] = value
+		}
+	}
+	return series
+}
+
+// Status reads gatewayd's status into v, as encoding/json does.
+func (p *Plant) Status(t T, v any) {
+	t.Helper()
+	if err := json.Unmarshal(p.get(t, "/status"), v); err != nil {
+		t.Fatalf("read the status: %v", err)
+	}
+}
+
+// get reads a page of gatewayd's.
+func (p *Plant) get(t T, path string) []byte {
+	t.Helper()
 	addr := p.Conf["metrics"]["listen"].(string)
 	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -348,21 +383,14 @@ func (p *Plant) Metrics(t T) map[string]float64 {
 		},
 		DisableKeepAlives: true,
 	}}
-	resp, err := client.Get("http://" + addr + "/metrics")
+	resp, err := client.Get("http://" + addr + path)
 	if err != nil {
-		t.Fatalf("read the metrics: %v", err)
+		t.Fatalf("read %s: %v", path, err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		t.Fatalf("read the metrics: %v", err)
+		t.Fatalf("read %s: %v", path, err)
 	}
-	series := map[string]float64{}
-	for line := range strings.Lines(string(body)) {
-		name, text, ok := strings.Cut(strings.TrimSpace(line), " ")
-		if value, err := strconv.ParseFloat(text, 64); ok && err == nil {
-			series[name] = value
-		}
-	}
-	return series
+	return body
 }
