@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"sealgate/cmd/internal/cmdenv"
+	"sealgate/cmd/sealctl/screen"
 	"sealgate/pkg/config"
 	"sealgate/pkg/keylink"
 )
@@ -185,6 +186,7 @@ type gatewaydStatus struct {
 		Gaps        uint64                       `json:"gap_messages"`
 		Refused     map[string]uint64            `json:"refused"`
 		Uplink      map[string]uint64            `json:"uplink_errors"`
+		Checkpoints checkpointStatus             `json:"checkpoints"`
 		Devices     []struct {
 			Client  string `json:"client"`
 			Device  string `json:"device"`
@@ -242,6 +244,7 @@ func (g *gatewaydStatus) table(w io.Writer) {
 	}
 	fmt.Fprintf(w, "refused\t%s\n", counts(g.Traffic.Refused))
 	fmt.Fprintf(w, "uplink errors\t%s\n", counts(g.Traffic.Uplink))
+	g.Traffic.Checkpoints.table(w)
 	if len(g.Groups) > 0 {
 		fmt.Fprintf(w, "\nGROUP\tEPOCH\tSENDING\tFRESH\tKEYS\tAGE\n")
 	}
@@ -252,7 +255,7 @@ func (g *gatewaydStatus) table(w io.Writer) {
 		fmt.Fprintf(w, "\nCLIENT\tDEVICE\tBROKER\tCONNECTED\tUP\tDOWN\tREFUSED\n")
 	}
 	for _, d := range g.Traffic.Devices {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%d\n", orDash(d.Client), d.Device, d.Broker, age(float64(d.Seconds)), d.Up, d.Down, d.Refused)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%d\n", orDash(screen.Plain(d.Client)), d.Device, d.Broker, age(float64(d.Seconds)), d.Up, d.Down, d.Refused)
 	}
 	fmt.Fprintln(w)
 }
