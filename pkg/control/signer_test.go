@@ -110,7 +110,7 @@ func TestSignerThatFails(t *testing.T) {
 	gw.flush()
 	w.run(10 * time.Second) // the first, of nothing or of this
 	gw.m.Checkpoint(w.now(), []StreamHead{{Group: "default", Key: id, Stream: [8]byte{1}, From: 7, Next: 9}})
-	k.fails = 1
+	k.fails = 2 // a signer is asked twice
 	w.run(30 * time.Second)
 	told, number := uint64(0), uint64(0)
 	for i, c := range sub.checkpoints {

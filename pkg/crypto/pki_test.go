@@ -191,6 +191,18 @@ func TestSignersThatFail(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	for _, fails := range []int{1, 2} {
+		k := &token{key: ec}
+		k.answer = func(sig []byte, err error) ([]byte, error) {
+			if len(k.asked) <= fails {
+				return nil, locked
+			}
+			return sig, err
+		}
+		if _, err := must(NewIdentity(k, leaf))(t).Sign(nil, "hello"); (err == nil) != (fails == 1) || len(k.asked) != 2 {
+			t.Errorf("a signer that fails %d times: asked %d times, %v", fails, len(k.asked), err)
+		}
+	}
 	high := func(sig []byte, _ error) ([]byte, error) {
 		r, s := decode(sig)
 		if s.Cmp(hexInt(halfOrderP256)) <= 0 {

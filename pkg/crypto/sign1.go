@@ -61,13 +61,18 @@ type sign1 struct {
 }
 
 // Sign signs payload as a message of type typ: a COSE_Sign1 with the certificate chain
-// beside it (spec 12). typ is bound by the signature but not sent.
+// beside it (spec 12). typ is bound by the signature but not sent. A signer that fails is asked once more at once: a TPM wants
+// that when it answers TPM_RC_RETRY, and a member that waits for a Grant cannot afford a lost answer.
 func (id *Identity) Sign(payload []byte, typ string) ([]byte, error) {
 	if err := checkText("type", typ, MaxType); err != nil {
 		return nil, err
 	}
 	protected := encodeProtected(id.alg, id.member.CertHash)
-	sig, err := id.signature(sigStructure(protected, id.member.Fleet, typ, payload))
+	tbs := sigStructure(protected, id.member.Fleet, typ, payload)
+	sig, err := id.signature(tbs)
+	if err != nil {
+		sig, err = id.signature(tbs)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("signing a %s message as %s: %w", typ, id.member.Name, err)
 	}

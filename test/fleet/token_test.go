@@ -142,7 +142,8 @@ func (x *tokens) accepted(more control.Status) bool {
 		func(k control.Kind) bool { return sum[control.Counter{Kind: k, Result: control.ResultAccepted}] == 0 })
 }
 
-// TestTokensCarryTheFleet: each kind of control message is signed by a token, of which every fourth signature fails.
+// TestTokensCarryTheFleet: each kind of control message is signed by a token, of which every fourth signature fails. Nobody notices,
+// because a signer is asked once more; a token that fails for longer is in package control's tests.
 func TestTokensCarryTheFleet(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes half a minute")
