@@ -316,8 +316,11 @@ func (m *Machine) leaderSees(g *group, e *EpochMessage, from crypto.Member, msg 
 // listens has it, so from now on its activation delay counts. Only the newest one's echo ends the repetition.
 func (m *Machine) leaderEcho(g *group, own *key) {
 	g.echoed(own.epoch, m.now.Mono)
-	if own == g.newest() {
+	switch {
+	case own == g.newest():
 		g.lead.announceAt = never
+	case g.lead.announceAt == never:
+		m.announceSoon(g) // the newest was delivered, and is not what the broker has retained
 	}
 	m.event(Event{Kind: KindEpoch, Result: ResultIgnored, Group: g.name, Detail: "echo of epoch " + own.epoch.String()})
 }

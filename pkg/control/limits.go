@@ -30,6 +30,8 @@ const (
 	ConfirmInterval    = 5 * time.Minute         // a sender has its authority renewed so often, or each twelfth of freshness if that is less
 	FreshnessWarning   = 15 * time.Minute        // alarm after so long without a confirmation, or a quarter of freshness if that is less
 	CopyWait           = 2 * time.Second         // a keeper waits this long for the broker's retained copy
+	RefreshMin         = 20 * time.Second        // a member subscribes again so long after the beginning of a session, or half of it; doubles
+	RefreshMax         = 30 * time.Minute        // between two later times
 	RankDelay          = time.Second             // each lower rank waits this much longer before it takes over or republishes
 	RepublishInterval  = 30 * time.Second        // between two publications of the same policy by one keeper
 	EchoWait           = 3 * time.Second         // a leader repeats an announcement that the broker has not echoed; doubles

@@ -22,9 +22,10 @@ type Machine struct {
 	connected bool
 	inbox     [16]byte // of this session
 
-	policy *policy.Signed // in force; nil: none yet
-	floor  Floor          // at least policy's
-	copy   copyState      // what a keeper knows of the broker's copy of the policy
+	policy  *policy.Signed // in force; nil: none yet
+	floor   Floor          // at least policy's
+	copy    copyState      // what a keeper knows of the broker's copy of the policy
+	refresh refreshState
 
 	groups map[string]*group
 	order  []string // the policy's
@@ -95,6 +96,7 @@ func (m *Machine) Connected(now Time) {
 	m.copy.reset()
 	m.startCheckpoints()
 	m.joinTopics()
+	m.startRefresh()
 	m.settle()
 }
 
@@ -212,6 +214,9 @@ func (m *Machine) settle() {
 		m.runAsks()
 		m.runCopy()
 	}
+	if m.connected {
+		m.runRefresh()
+	}
 	m.refreshKeys()
 }
 
@@ -226,6 +231,9 @@ func (m *Machine) Deadline() (time.Duration, bool) {
 	}
 	if m.connected && m.policy != nil {
 		due = min(due, m.asksDue(), m.keeper.due(m.now.Mono), m.copy.at, m.lease.at)
+	}
+	if m.connected {
+		due = min(due, m.refresh.at)
 	}
 	return due, due != never
 }

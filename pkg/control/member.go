@@ -283,6 +283,7 @@ func (m *Machine) takeGrant(a *ask, gg *GrantGroup, from crypto.Member) error {
 	// messages; they neither confirm anything nor take this member back.
 	current := newest.Compare(g.highest) >= 0
 	if g.leader && newest.Compare(g.highest) > 0 {
+		m.lastLease(g, g.announced())
 		m.stepDown(g, from, "granted "+newest.String()+", ours is "+g.highest.String())
 	}
 	m.installKeys(g, gg, from, current)

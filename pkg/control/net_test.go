@@ -37,10 +37,11 @@ type world struct {
 	queue         []delivery
 	seq           int
 	retained      map[string][]byte
+	retainedOf    map[string]*node
 	log           []record // everything ever published
 	// drop, when set, loses a message on its way to a node.
 	drop func(to *node, topic string) bool
-	// cut, when set, keeps what one node publishes from another.
+	// cut, when set, keeps what one node publishes from another, also if it was retained.
 	cut func(from, to *node) bool
 	// latency, when set, is how long a message takes; nil: 5 ms.
 	latency func() time.Duration
@@ -88,7 +89,7 @@ func testDocument(version uint64) *policy.Document {
 
 func newWorld(t *testing.T, edit ...func(*policy.Document)) *world {
 	t.Helper()
-	w := &world{t: t, rand: rand.NewChaCha8([32]byte{1, 2, 3}), retained: make(map[string][]byte), mono: time.Hour}
+	w := &world{t: t, rand: rand.NewChaCha8([32]byte{1, 2, 3}), retained: make(map[string][]byte), retainedOf: make(map[string]*node), mono: time.Hour}
 	var err error
 	if w.caKey, w.caCert, err = crypto.NewCA("plant", w.rand, testStart); err != nil {
 		t.Fatal(err)
@@ -226,7 +227,7 @@ func (n *node) flush() {
 	}
 	for _, s := range out.Subscribe {
 		n.subs[s] = true
-		if p, ok := n.w.retained[s]; ok {
+		if p, ok := n.w.retained[s]; ok && (n.w.cut == nil || !n.w.cut(n.w.retainedOf[s], n)) {
 			n.w.deliver(n, s, p, true)
 		}
 	}
@@ -239,7 +240,7 @@ func (n *node) flush() {
 func (w *world) publish(from *node, topic string, payload []byte, retain bool) {
 	w.log = append(w.log, record{from, topic, payload, w.mono})
 	if retain {
-		w.retained[topic] = payload
+		w.retained[topic], w.retainedOf[topic] = payload, from
 	}
 	for _, n := range w.nodes {
 		if n.subscribes(topic) && (w.cut == nil || !w.cut(from, n)) {

@@ -43,6 +43,8 @@ var constants = []struct {
 	{"ConfirmInterval", ConfirmInterval, "between two confirmations that a sender asks for, at most"},
 	{"FreshnessWarning", FreshnessWarning, "alarm after so long without a confirmation, at most"},
 	{"CopyWait", CopyWait, "a keeper waits this long for the broker's retained copy"},
+	{"RefreshMin", RefreshMin, "a member subscribes again so long after a session's beginning, up to half less; doubles"},
+	{"RefreshMax", RefreshMax, "between two later times, at most"},
 	{"RankDelay", RankDelay, "each lower rank waits this much longer before it takes over or republishes"},
 	{"RepublishInterval", RepublishInterval, "between two publications of the same policy by one keeper"},
 	{"EchoWait", EchoWait, "a leader repeats an announcement that the broker has not shown; doubles"},

@@ -208,18 +208,22 @@ func (m *Machine) runLease() {
 		return
 	}
 	m.lease.at = never
-	l := Lease{PolicyVersion: m.policy.Document.Version, PolicyHash: m.policy.Hash, Boot: m.lease.boot}
+	l := m.newLease()
 	leads := false
 	for _, g := range m.ordered() {
 		leads = leads || g.leader && len(g.def.Keepers) > 1
 		if k := g.announced(); g.leader && k != nil && len(g.def.Keepers) > 1 {
-			l.Groups = append(l.Groups, LeaseGroup{g.name, k.epoch.Generation, k.epoch.Number, k.commitment})
+			l.Groups = append(l.Groups, g.leaseOf(k))
 		}
 	}
 	if !leads {
 		return
 	}
 	m.lease.at = m.now.Mono + LeaseInterval - m.jitter(LeaseInterval/10)
+	m.sendLease(l)
+}
+
+func (m *Machine) sendLease(l *Lease) {
 	if len(l.Groups) == 0 {
 		return
 	}
@@ -227,6 +231,23 @@ func (m *Machine) runLease() {
 	m.lease.tick++
 	l.Tick = m.lease.tick
 	m.publish(KindLease, "", ControlTopic(m.cfg.Prefix), l.Marshal(), false)
+}
+
+// lastLease names the key that a leader sealed under until it steps down for another leader, which may lack it.
+func (m *Machine) lastLease(g *group, k *key) {
+	if k != nil {
+		l := m.newLease()
+		l.Groups = []LeaseGroup{g.leaseOf(k)}
+		m.sendLease(l)
+	}
+}
+
+func (m *Machine) newLease() *Lease {
+	return &Lease{PolicyVersion: m.policy.Document.Version, PolicyHash: m.policy.Hash, Boot: m.lease.boot}
+}
+
+func (g *group) leaseOf(k *key) LeaseGroup {
+	return LeaseGroup{g.name, k.epoch.Generation, k.epoch.Number, k.commitment}
 }
 
 // announced is the newest key that the broker has shown.
@@ -320,6 +341,9 @@ func (m *Machine) takeLease(l *Lease, lg *LeaseGroup, from crypto.Member) error 
 		m.lease.at = min(m.lease.at, m.now.Mono+m.jitter(JoinJitter))
 		return nil
 	case g.leader:
+		if order > 0 {
+			m.lastLease(g, g.announced())
+		}
 		m.stepDown(g, from, from.Name+" leads too, and comes first")
 	}
 	m.follow(g, from)
@@ -358,10 +382,12 @@ func (m *Machine) rivalEpoch(g *group, e *EpochMessage, from crypto.Member, msg 
 		m.triggerKeys(g, newest)
 		return false // ours is put in its place
 	}
+	ours := g.announced()
 	if !m.unwrapEpochs(g, e, from) {
 		return false // its keys are asked for; if nobody has them, ours go above it
 	}
 	if theirs := g.find(e.Wraps[0].Wrap.Commitment); theirs == g.newest() {
+		m.lastLease(g, ours)
 		m.stepDown(g, from, from.Name+" has announced epoch "+newest.String())
 		m.keepShown(g, e, msg)
 		return true

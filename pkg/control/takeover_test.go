@@ -196,87 +196,93 @@ func (w *world) split(sides ...[]*node) {
 // TestTwoLeaders: the broker parts two keepers, both mint, and parts them no more. The cost is the spare
 // keys; no member loses a key that anybody sealed under.
 func TestTwoLeaders(t *testing.T) {
-	for _, c := range []struct {
-		name         string
-		one, two     int           // rotations on each side
-		between      time.Duration // after each
-		spareAtLeast int
-	}{
+	for _, s := range []twoSides{
 		{"one epoch each", 1, 1, time.Second, 1},
 		{"one each, long ago", 1, 1, 2 * time.Minute, 1},
 		{"the first is ahead", 3, 1, 15 * time.Second, 1},
 		{"the second is ahead", 1, 3, 15 * time.Second, 1},
 		{"only the second", 0, 2, 15 * time.Second, 0},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			w, gw, alice := keepers(t, 3)
-			bob := w.add(crypto.RoleSubscriber, "bob").connect()
-			w.run(5 * time.Second)
-			sealed := make(map[crypto.KeyID]bool)
-			w.prefer = func() {
-				for _, n := range w.nodes {
-					if k := n.sendKey(); k != nil {
-						sealed[k.ID] = true
-					}
-				}
+		for phase := range 8 { // so that either hears of the other first, by a lease or by what the broker retains
+			t.Run(fmt.Sprintf("%s, %d", s.name, phase), func(t *testing.T) { s.meet(t, phase) })
+		}
+	}
+}
+
+type twoSides struct {
+	name         string
+	one, two     int           // rotations on each side
+	between      time.Duration // after each
+	spareAtLeast int
+}
+
+func (c twoSides) meet(t *testing.T, phase int) {
+	w, gw, alice := keepers(t, 3)
+	bob := w.add(crypto.RoleSubscriber, "bob").connect()
+	w.run(5*time.Second + time.Duration(phase)*3200*time.Millisecond)
+	sealed := make(map[crypto.KeyID]bool)
+	w.prefer = func() {
+		for _, n := range w.nodes {
+			if k := n.sendKey(); k != nil {
+				sealed[k.ID] = true
 			}
-			w.split([]*node{gw[0], alice}, []*node{gw[1], gw[2], bob})
-			w.run(LeaseLife + 5*time.Second)
-			if got := w.leaders(); !slices.Equal(got, []string{"gw1", "gw2"}) {
-				t.Fatalf("leaders %v", got)
+		}
+	}
+	w.split([]*node{gw[0], alice}, []*node{gw[1], gw[2], bob})
+	w.run(LeaseLife + 5*time.Second)
+	if got := w.leaders(); !slices.Equal(got, []string{"gw1", "gw2"}) {
+		t.Fatalf("leaders %v", got)
+	}
+	for i := range max(c.one, c.two) {
+		if i < c.one {
+			gw[0].rotateHere()
+		}
+		if i < c.two {
+			gw[1].rotateHere()
+		}
+		w.run(c.between)
+	}
+	w.run(20 * time.Second)
+	w.cut = nil
+	w.run(40 * time.Second)
+	if n := len(w.leaders()); n != 1 {
+		t.Fatalf("leaders %v", w.leaders())
+	}
+	w.mustAgree()
+	for _, n := range w.nodes {
+		for id := range sealed {
+			if n.ring.Find("default", id) == nil { // a data plane that meets it asks
+				n.m.UnknownKey(w.now(), "default", id)
+				n.flush()
 			}
-			for i := range max(c.one, c.two) {
-				if i < c.one {
-					gw[0].rotateHere()
-				}
-				if i < c.two {
-					gw[1].rotateHere()
-				}
-				w.run(c.between)
+		}
+	}
+	w.run(time.Minute)
+	newest := gw[0].ring.Keys("default")[0].ID
+	for _, n := range w.nodes {
+		for id := range sealed {
+			if n.ring.Find("default", id) == nil {
+				t.Errorf("%s has not got key %v, under which somebody sealed", n.name(), id)
 			}
-			w.run(20 * time.Second)
-			w.cut = nil
-			w.run(40 * time.Second)
-			if n := len(w.leaders()); n != 1 {
-				t.Fatalf("leaders %v", w.leaders())
-			}
-			w.mustAgree()
-			for _, n := range w.nodes {
-				for id := range sealed {
-					if n.ring.Find("default", id) == nil { // a data plane that meets it asks
-						n.m.UnknownKey(w.now(), "default", id)
-						n.flush()
-					}
-				}
-			}
-			w.run(time.Minute)
-			newest := gw[0].ring.Keys("default")[0].ID
-			for _, n := range w.nodes {
-				for id := range sealed {
-					if n.ring.Find("default", id) == nil {
-						t.Errorf("%s has not got key %v, under which somebody sealed", n.name(), id)
-					}
-				}
-				if k := n.sendKey(); n.id.Member().Role == crypto.RoleGateway && (k == nil || k.ID != newest) {
-					t.Errorf("%s seals under %v, newest %v", n.name(), k, newest)
-				}
-			}
-			if spare := len(gw[2].ring.Keys("default")) - int(gw[2].epoch().Number); spare < c.spareAtLeast || spare > c.spareAtLeast+2 {
-				t.Errorf("%d spare keys", spare)
-			}
-			// and on: the next rotation is one message again
-			mark := len(w.log)
-			for _, n := range gw {
-				if n.leads() {
-					n.rotateHere()
-				}
-			}
-			w.run(15 * time.Second)
-			w.mustAgree()
-			if g := w.count(KindGrant, mark); g != 0 {
-				t.Errorf("%d Grants in the rotation after", g)
-			}
-		})
+		}
+		if k := n.sendKey(); n.id.Member().Role == crypto.RoleGateway && (k == nil || k.ID != newest) {
+			t.Errorf("%s seals under %v, newest %v", n.name(), k, newest)
+		}
+	}
+	if spare := len(gw[2].ring.Keys("default")) - int(gw[2].epoch().Number); spare < c.spareAtLeast || spare > c.spareAtLeast+2 {
+		t.Errorf("%d spare keys", spare)
+	}
+	// and on: the next rotation is one message again
+	mark := len(w.log)
+	for _, n := range gw {
+		if n.leads() {
+			n.rotateHere()
+		}
+	}
+	w.run(15 * time.Second)
+	w.mustAgree()
+	if g := w.count(KindGrant, mark); g != 0 {
+		t.Errorf("%d Grants in the rotation after", g)
 	}
 }
 

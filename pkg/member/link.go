@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -54,14 +55,15 @@ type link struct {
 	conn   *session.Conn
 	work   chan control.Output
 	cancel context.CancelFunc
+	log    *slog.Logger
 
-	refused map[string]context.CancelFunc // subscriptions that are asked for again; owned by run
-	unacked unacked                       // owned by run
+	refused map[string]*insisting // subscriptions that are asked for again; owned by run
+	unacked unacked               // owned by run
 }
 
 func newLink(ctx context.Context, m *Member, c *session.Conn) *link {
 	ctx, cancel := context.WithCancel(ctx)
-	l := &link{conn: c, work: make(chan control.Output, linkBacklog), cancel: cancel, refused: make(map[string]context.CancelFunc)}
+	l := &link{conn: c, work: make(chan control.Output, linkBacklog), cancel: cancel, log: m.log, refused: make(map[string]*insisting)}
 	go l.run(ctx, m)
 	return l
 }
@@ -108,18 +110,19 @@ func (l *link) do(ctx context.Context, out control.Output) (first error) {
 	wait, cancel := context.WithTimeout(ctx, grantWait)
 	defer cancel()
 	for _, filter := range out.Unsubscribe {
-		if stop := l.refused[filter]; stop != nil {
-			stop()
+		if again := l.refused[filter]; again != nil {
+			again.stop()
 			delete(l.refused, filter)
 		}
 		keep(l.conn.Unsubscribe(wait, filter))
 	}
 	for _, filter := range out.Subscribe {
+		if again := l.refused[filter]; again != nil && !again.ended() {
+			continue
+		}
 		err := l.conn.Subscribe(wait, filter, 1)
 		if keep(err); errors.Is(err, session.ErrRefused) {
-			again, stop := context.WithCancel(ctx)
-			l.refused[filter] = stop
-			go l.conn.Insist(again, filter, 1)
+			l.refused[filter] = l.insist(ctx, filter)
 		}
 	}
 	for _, p := range out.Publish {
@@ -133,6 +136,34 @@ func (l *link) do(ctx context.Context, out control.Output) (first error) {
 		}
 	}
 	return first
+}
+
+// insisting is a subscription that the broker has refused and is asked for again.
+type insisting struct {
+	stop context.CancelFunc
+	done chan struct{} // closed when it is granted, or given up
+}
+
+func (i *insisting) ended() bool {
+	select {
+	case <-i.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (l *link) insist(ctx context.Context, filter string) *insisting {
+	ctx, stop := context.WithCancel(ctx)
+	i := &insisting{stop: stop, done: make(chan struct{})}
+	go func() {
+		defer close(i.done)
+		defer stop()
+		if l.conn.Insist(ctx, filter, 1) == nil {
+			l.log.Info("the broker has granted the control topic after all", "topic", filter)
+		}
+	}()
+	return i
 }
 
 // unacked are the publications that the broker has not acknowledged, the oldest first. Each one is held in memory until

@@ -180,13 +180,17 @@ func (c *Conn) Subscribe(ctx context.Context, filter string, qos byte) error {
 // just lost a node refuses what it will grant some seconds later. Other errors end it.
 func (c *Conn) Insist(ctx context.Context, filter string, qos byte) error {
 	var pauses backoff
-	for {
+	for started := time.Now(); ; {
 		err := c.Subscribe(ctx, filter, qos)
 		if !errors.Is(err, ErrRefused) {
 			return err
 		}
+		pause := pauses.next()
+		if time.Since(started) < refusedSoon {
+			pause = min(pause, refusedPause)
+		}
 		select {
-		case <-time.After(pauses.next()):
+		case <-time.After(pause):
 		case <-c.done:
 			return ErrLost
 		case <-ctx.Done():

@@ -28,6 +28,8 @@ const (
 	keepAlive        = 30 * time.Second
 	firstPause       = 500 * time.Millisecond
 	longestPause     = 30 * time.Second
+	refusedSoon      = 2 * time.Minute // in which a cluster grants what it has refused for want of a node
+	refusedPause     = 3 * time.Second // the longest between two refusals until then
 )
 
 // Message is a PUBLISH from the broker.
