@@ -27,7 +27,7 @@ type scenario struct {
 
 func scenarios() []scenario {
 	var all []scenario
-	for _, some := range [][]scenario{transportScenarios(), replayScenarios(), forgeryScenarios(), policyScenarios(), withholdingScenarios(), keeperScenarios(), dataScenarios(), floodScenarios(), crashScenarios(), receiverScenarios()} {
+	for _, some := range [][]scenario{transportScenarios(), replayScenarios(), forgeryScenarios(), policyScenarios(), withholdingScenarios(), keeperScenarios(), dataScenarios(), floodScenarios(), crashScenarios(), receiverScenarios(), deviceScenarios()} {
 		all = append(all, some...)
 	}
 	return all

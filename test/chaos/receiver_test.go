@@ -87,9 +87,7 @@ func (x *behind) intervals(n int) {
 		return slices.Contains(x.broker.Filters("gw2"), control.CheckpointTopic(prefix, group, "+"))
 	})
 	mark := x.broker.Mark()
-	x.await("checkpoints of gw1", func() bool {
-		return len(slices.DeleteFunc(x.broker.Sent(mark), func(l embedded.Letter) bool { return l.Topic != topic })) >= n
-	})
+	x.await("checkpoints of gw1", func() bool { return len(x.sentOn(mark, topic)) >= n })
 }
 
 // until waits until ok holds of what gw2's gatewayd says.

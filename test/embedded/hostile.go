@@ -45,6 +45,25 @@ func (h *Hostile) Meddle(f func(Letter) []Letter) {
 	h.hook.meddle = f
 }
 
+// Acknowledge has f decide whether a PUBLISH is acknowledged, whatever Meddle makes of it. nil: each is.
+func (h *Hostile) Acknowledge(f func(Letter) bool) {
+	h.hook.meddling.Lock()
+	defer h.hook.meddling.Unlock()
+	h.hook.acknowledge = f
+}
+
+// Will is the will that a user's session was opened with; false if there is none.
+func (h *Hostile) Will(user string) (Letter, bool) {
+	h.hook.mu.Lock()
+	defer h.hook.mu.Unlock()
+	for cl, s := range h.hook.sessions {
+		if w := &cl.Properties.Will; s.user == user && w.Flag != 0 {
+			return Letter{From: user, Topic: w.TopicName, Payload: bytes.Clone(w.Payload), QoS: w.Qos, Retain: w.Retain}, true
+		}
+	}
+	return Letter{}, false
+}
+
 // Deliver sends a letter, without asking Meddle, to every session of l.To that has subscribed to its
 // topic, and reports to how many.
 func (h *Hostile) Deliver(l Letter) int { return h.hook.deliver(l, false) }
@@ -163,8 +182,9 @@ type hostileSession struct {
 type hostileHook struct {
 	mochi.HookBase
 
-	meddling sync.Mutex
-	meddle   func(Letter) []Letter // guarded by meddling
+	meddling    sync.Mutex // guards the next two
+	meddle      func(Letter) []Letter
+	acknowledge func(Letter) bool
 
 	mu       sync.Mutex // guards what follows
 	sessions map[*mochi.Client]*hostileSession
@@ -177,7 +197,7 @@ func (h *hostileHook) ID() string { return "hostile" }
 
 func (h *hostileHook) Provides(what byte) bool {
 	switch what {
-	case mochi.OnSessionEstablished, mochi.OnDisconnect, mochi.OnPublish, mochi.OnSubscribed, mochi.OnUnsubscribed:
+	case mochi.OnSessionEstablished, mochi.OnDisconnect, mochi.OnPublish, mochi.OnSubscribed, mochi.OnUnsubscribed, mochi.OnWill:
 		return true
 	}
 	return false
@@ -249,6 +269,28 @@ func (h *hostileHook) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Pa
 		return pk, nil
 	}
 	l := Letter{From: string(cl.Properties.Username), Topic: pk.TopicName, Payload: bytes.Clone(pk.Payload), QoS: pk.FixedHeader.Qos, Retain: pk.FixedHeader.Retain}
+	h.route(l)
+	if h.silent(l) {
+		return pk, packets.ErrRejectPacket
+	}
+	return pk, packets.CodeSuccessIgnore
+}
+
+// OnWill takes the wills out of the server's hands: what it sends in place of one is on a topic that nobody hears.
+func (h *hostileHook) OnWill(cl *mochi.Client, w mochi.Will) (mochi.Will, error) {
+	h.route(Letter{From: string(cl.Properties.Username), Topic: w.TopicName, Payload: bytes.Clone(w.Payload), QoS: w.Qos, Retain: w.Retain})
+	return mochi.Will{TopicName: "$will"}, nil
+}
+
+// silent reports whether a PUBLISH goes unacknowledged.
+func (h *hostileHook) silent(l Letter) bool {
+	h.meddling.Lock()
+	defer h.meddling.Unlock()
+	return h.acknowledge != nil && !h.acknowledge(l)
+}
+
+// route gives a letter to all that have subscribed to its topic.
+func (h *hostileHook) route(l Letter) {
 	h.mu.Lock()
 	h.sent = append(h.sent, l)
 	users := make(map[string]bool)
@@ -269,7 +311,6 @@ func (h *hostileHook) OnPublish(cl *mochi.Client, pk packets.Packet) (packets.Pa
 			h.deliver(out, false)
 		}
 	}
-	return pk, packets.CodeSuccessIgnore
 }
 
 func (h *hostileHook) retain(l Letter) {
