@@ -27,7 +27,7 @@ type scenario struct {
 
 func scenarios() []scenario {
 	var all []scenario
-	for _, some := range [][]scenario{transportScenarios(), replayScenarios(), forgeryScenarios(), policyScenarios(), withholdingScenarios(), keeperScenarios(), dataScenarios(), floodScenarios(), crashScenarios(), receiverScenarios(), deviceScenarios()} {
+	for _, some := range [][]scenario{transportScenarios(), replayScenarios(), forgeryScenarios(), policyScenarios(), withholdingScenarios(), keeperScenarios(), dataScenarios(), floodScenarios(), crashScenarios(), receiverScenarios(), deviceScenarios(), enrolScenarios()} {
 		all = append(all, some...)
 	}
 	return all
