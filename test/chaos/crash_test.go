@@ -28,6 +28,7 @@ func crashScenarios() []scenario {
 	return []scenario{
 		{name: "kill -9: controld, at each step of its work", expect: "data goes on without it; it goes on above its last epoch", run: killControld},
 		{name: "kill -9: the only keeper, its keys kept", expect: "it goes on in its generation; the history stays", run: killKeeper},
+		{name: "kill -9: the leading controld of two", expect: "the other leads, rotation goes on in the generation; and back", run: killLeader},
 		{name: "kill -9: gatewayd, in the middle of traffic", expect: "acknowledged is delivered; no key or number used twice", run: killGatewayd},
 		{name: "power cut: broker, controld and gatewayd at once", expect: "the fleet goes on above what a reader still knows", run: powerCut},
 	}
@@ -55,8 +56,13 @@ activate_after = "800ms"
 // site starts the programs. A controld that is killed loses its keys, as with its machine, unless keep names a directory for them.
 func (s *scene) site(keep string) *site {
 	s.Helper()
+	return s.siteOf(sitePolicy, nil, keep)
+}
+
+func (s *scene) siteOf(policy string, more map[string]string, keep string) *site {
+	s.Helper()
 	x := &site{scene: s, stop: make(chan struct{}), done: make(chan struct{})}
-	x.plant = s.real(sitePolicy, nil)
+	x.plant = s.real(policy, more)
 	x.plant.Conf.Set("", "keep", keep)
 	x.plant.WriteConf(s.T)
 	x.plant.Up(s.T)
@@ -178,10 +184,12 @@ func (x *site) hush(most int) int {
 }
 
 // status asks controld; ok is false while it does not answer.
-func (x *site) status() (st daemon.Status, ok bool) {
-	ctx, cancel := context.WithTimeout(x.ctx, 5*time.Second)
+func (x *site) status() (st daemon.Status, ok bool) { return x.statusOf(x.plant) }
+
+func (s *scene) statusOf(p *lab.Plant) (st daemon.Status, ok bool) {
+	ctx, cancel := context.WithTimeout(s.ctx, 5*time.Second)
 	defer cancel()
-	b, err := keylink.Status(ctx, x.plant.Keylink())
+	b, err := keylink.Status(ctx, p.Keylink())
 	return st, err == nil && json.Unmarshal(b, &st) == nil
 }
 
@@ -311,6 +319,63 @@ func killKeeper(s *scene) {
 	}
 	x.reader = early
 	s.saw("killed 3 times; still in the first generation at %s; %d retained messages of as many epochs open for who came last; %d messages through", last, len(retained), x.hush(1))
+}
+
+// killLeader kills the controld that leads, of two that keep their keys nowhere else, and then the one that has taken over.
+func killLeader(s *scene) {
+	x := s.siteOf(sitePolicy+`keepers = ["gw1", "gw2"]`+"\n", map[string]string{"gw2": "gateway"}, "none")
+	gw2 := x.plant.Beside(s.T, "gw2")
+	gw2.Conf.Set("", "keep", "none")
+	gw2.WriteConf(s.T)
+	gw2.Up(s.T)
+	keepers, names := []*lab.Plant{x.plant, gw2}, []string{"gw1", "gw2"}
+	first := x.leading(x.plant, "gw1")
+	x.talk()
+	x.more(20)
+	for i := range 2 {
+		dead, alive := keepers[i], keepers[1-i]
+		dead.Controld.Kill()
+		start := time.Now()
+		x.leading(alive, names[1-i])
+		s.saw("%s leads %.1f s after the end of %s", names[1-i], time.Since(start).Seconds(), names[i])
+		for range 2 {
+			alive.Rotate(s.T, group)
+			x.more(5)
+		}
+		dead.StartControld(s.T) // it knows nothing any more but who it is
+		e := x.leading(alive, names[1-i])
+		s.await(names[i]+" follows at "+e, func() bool {
+			st, ok := s.statusOf(dead)
+			return ok && len(st.Groups) == 1 && st.Groups[0].Leader == names[1-i] && st.Groups[0].Epoch == e && st.Groups[0].Sending == e && st.Groups[0].Keys == 2*(i+1)+1
+		})
+		x.more(20)
+	}
+	last := x.leading(x.plant, "gw1")
+	if strings.Split(last, ".")[1] != strings.Split(first, ".")[1] || !above(last, first) {
+		s.Errorf("after %s comes %s: a takeover costs no generation", first, last)
+	}
+	s.saw("%s after %s, the whole history at both; %d messages through", last, first, x.hush(1))
+}
+
+// leading waits until a controld says that this keeper leads, and seals under its newest epoch; and until the reader holds that.
+func (x *site) leading(p *lab.Plant, name string) (epoch string) {
+	x.Helper()
+	limit, tick := lab.Within(x.T, 2*patience), time.NewTicker(50*time.Millisecond)
+	defer tick.Stop()
+	for {
+		st, ok := x.statusOf(p)
+		if ok && len(st.Groups) == 1 {
+			g := &st.Groups[0]
+			if epoch = g.Epoch; epoch != "" && g.Leader == name && g.Leading && g.Sending == epoch && x.reader.client.Status().Groups[0].Epoch.String() == epoch {
+				return epoch
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-limit.Done():
+			x.Fatalf("never: %s leads; its controld says %+v, the reader is at %v", name, st, x.reader.client.Status().Groups)
+		}
+	}
 }
 
 // killGatewayd: what a device sends again after a loss of gatewayd is sealed anew, and may arrive twice, as QoS 1 allows.
