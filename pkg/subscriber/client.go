@@ -108,6 +108,8 @@ type Client struct {
 	interrupted chan struct{} // capacity 1: a session began or ended, or checkpoints were lost
 	refiltered  chan struct{} // capacity 1: filters has changed
 	controlUp   atomic.Bool
+	controlLost atomic.Uint64 // how often it was lost
+	lostBefore  uint64        // what run has seen of it
 
 	mu      sync.Mutex
 	conn    *session.Conn // guarded by mu; nil while disconnected
@@ -201,7 +203,9 @@ func (c *Client) startSessions(brokers []session.Broker) (err error) {
 		Prefix: o.Prefix, StateDir: o.StateDir, Log: o.Log, ReadOnly: o.ReadOnly,
 		Checkpoints: c.checkpointsArrived,
 		OnBroker: func(err error) {
-			c.controlUp.Store(err == nil)
+			if was := c.controlUp.Swap(err == nil); was && err != nil {
+				c.controlLost.Add(1)
+			}
 			note(c.interrupted)
 			c.first("control", err)
 		},
@@ -409,6 +413,10 @@ func (c *Client) run() {
 	defer timer.Stop()
 	changed := c.adopt(r)
 	for {
+		if lost := c.controlLost.Load(); lost != c.lostBefore || lost > 0 && !c.controlUp.Load() {
+			c.lostBefore = lost
+			r.Interrupted(c.now())
+		}
 		select {
 		case <-c.ctx.Done():
 			return

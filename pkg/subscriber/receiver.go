@@ -11,9 +11,10 @@ import (
 
 // Bounds on what a broker can make a receiver hold.
 const (
-	DefaultStreams = 8192            // streams with a replay window, about 5 KiB each
-	floorsAStream  = 4               // evicted streams remembered, times the limit on streams
-	holdTime       = 2 * time.Second // for the key of a message
+	DefaultStreams = 8192             // streams with a replay window, about 5 KiB each
+	floorsAStream  = 4                // evicted streams remembered, times the limit on streams
+	holdTime       = 2 * time.Second  // for the key of a message
+	troubledTime   = 30 * time.Second // the same while keys cannot come, and so long after
 	holdMessages   = 1024
 	holdBytes      = 8 << 20
 	negativeTime   = 30 * time.Second // a key that did not come is not waited for again so soon
@@ -53,6 +54,7 @@ type Receiver struct {
 
 	held      []held
 	heldBytes int
+	troubled  time.Duration              // until then keys may come late
 	negative  map[groupKey]time.Duration // when a key that did not come may be waited for again
 }
 
@@ -62,8 +64,8 @@ type groupKey struct {
 }
 
 type held struct {
-	in    Incoming
-	until time.Duration
+	in           Incoming
+	since, until time.Duration
 }
 
 // NewReceiver makes a receiver of at most limit streams (0: [DefaultStreams]). deliver is called for every
@@ -117,7 +119,20 @@ func (r *Receiver) Deadline() (time.Duration, bool) {
 	if len(r.held) == 0 {
 		return 0, false
 	}
-	return r.held[0].until, true // all are held equally long
+	at := r.held[0].until
+	for i := range r.held {
+		at = min(at, r.held[i].until)
+	}
+	return at, true
+}
+
+// Interrupted tells that keys cannot come at now, or could not a moment ago. A broker that has lost a node may take half a minute
+// until they do, and deliver messages under new keys meanwhile: they wait so long.
+func (r *Receiver) Interrupted(now time.Duration) {
+	r.troubled = now + troubledTime
+	for i := range r.held {
+		r.held[i].until = r.held[i].since + troubledTime
+	}
 }
 
 // Streams is the number of streams that have a replay window now.
@@ -233,7 +248,11 @@ func (r *Receiver) hold(now time.Duration, m *Message, in *Incoming) bool {
 	if len(r.held) >= holdMessages || r.heldBytes+len(in.Payload) > holdBytes {
 		return false
 	}
-	r.held = append(r.held, held{*in, now + holdTime})
+	wait := holdTime
+	if now < r.troubled {
+		wait = troubledTime
+	}
+	r.held = append(r.held, held{*in, now, now + wait})
 	r.heldBytes += len(in.Payload)
 	return true
 }

@@ -285,6 +285,34 @@ func TestUnknownKeyTimesOut(t *testing.T) {
 	b.expect()
 }
 
+// TestUnknownKeyWhileNoneCanCome: what arrives just before or soon after the control connection was lost waits longer for its key, and
+// what comes when all is well again does not wait for that.
+func TestUnknownKeyWhileNoneCanCome(t *testing.T) {
+	b := newBench(t, 0)
+	next := secret(t)
+	early, late := b.seal(b.stream(next, sealedTopic, false), 2), b.seal(b.stream(secret(t), "plant/late", false), 1)[0]
+	b.now = time.Minute
+	b.receive(sealedTopic, early[0], false)
+	b.now += time.Second
+	b.r.Interrupted(b.now)
+	b.now += 28 * time.Second
+	b.receive(sealedTopic, early[1], false)
+	b.r.Advance(b.now)
+	b.expect()
+	b.now += 2 * time.Second
+	b.r.Advance(b.now)
+	b.expect("unknown-key") // half a minute, and no more
+	b.receive("plant/late", late, false)
+	if at, ok := b.r.Deadline(); !ok || at != b.now+2*time.Second {
+		t.Errorf("deadline %v, %t; it is %v", at, ok, b.now)
+	}
+	b.now += 25 * time.Second
+	b.r.Advance(b.now)
+	b.expect("unknown-key")
+	b.give(b.key, next)
+	b.expect("ok")
+}
+
 func TestHoldIsBounded(t *testing.T) {
 	b := newBench(t, 0)
 	e := b.seal(b.stream(secret(t), sealedTopic, false), 1)[0]
