@@ -26,11 +26,11 @@ import (
 // crashScenarios end programs as a power cut does, wherever it hurts.
 func crashScenarios() []scenario {
 	return []scenario{
-		{name: "kill -9: controld, at each step of its work", expect: "data goes on without it; it goes on above its last epoch", run: killControld},
+		{name: "kill -9: controld, at each step of its work", rules: "F20", expect: "data goes on without it; it goes on above its last epoch", run: killControld},
 		{name: "kill -9: the only keeper, its keys kept", expect: "it goes on in its generation; the history stays", run: killKeeper},
 		{name: "kill -9: the leading controld of two", expect: "the other leads, rotation goes on in the generation; and back", run: killLeader},
-		{name: "kill -9: gatewayd, in the middle of traffic", expect: "acknowledged is delivered; no key or number used twice", run: killGatewayd},
-		{name: "power cut: broker, controld and gatewayd at once", expect: "the fleet goes on above what a reader still knows", run: powerCut},
+		{name: "kill -9: gatewayd, in the middle of traffic", rules: "F1", expect: "acknowledged is delivered; no key or number used twice", run: killGatewayd},
+		{name: "power cut: broker, controld and gatewayd at once", rules: "F20", expect: "the fleet goes on above what a reader still knows", run: powerCut},
 	}
 }
 

@@ -16,8 +16,8 @@ import (
 // deviceScenarios are what a broker can do to what MQTT promises a device: that an acknowledged message is taken, and that its will is its last.
 func deviceScenarios() []scenario {
 	return []scenario{
-		{name: "acks: PUBACK and PUBREC withheld", expect: "the gateway gives none; sent again it is the same envelope, heard once", run: withholdAcks},
-		{name: "wills: kept back, early, twice, moved, bent", expect: "opened once, on their topic; when is the broker's choice", run: wills},
+		{name: "acks: PUBACK and PUBREC withheld", rules: "F1 F8", expect: "the gateway gives none; sent again it is the same envelope, heard once", run: withholdAcks},
+		{name: "wills: kept back, early, twice, moved, bent", rules: "F6 F8", expect: "opened once, on their topic; when is the broker's choice", run: wills},
 	}
 }
 

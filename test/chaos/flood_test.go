@@ -17,7 +17,7 @@ import (
 // floodScenarios are about what a broker, or an insider, can make a member hold and do.
 func floodScenarios() []scenario {
 	return []scenario{
-		{name: "flood: 10^6 made-up key ids", expect: "1 query at once, no other within 30 s; memory flat", run: keyIDs, alone: true},
+		{name: "flood: 10^6 made-up key ids", rules: "F16", expect: "1 query at once, no other within 30 s; memory flat", run: keyIDs, alone: true},
 		{name: "flood: Hellos of one insider", expect: "a bounded share of Grants; others served; memory flat", run: hellos, alone: true},
 		{name: "flood: junk on every control topic", expect: "refused and counted; keys and traffic stay; memory flat", run: junk, alone: true},
 		{name: "flood: cut and overlong messages", expect: "each refused as malformed or too large; nothing changes", run: cutMessages, alone: true},

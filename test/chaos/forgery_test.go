@@ -13,15 +13,15 @@ import (
 // forgeryScenarios are what somebody signs who may not.
 func forgeryScenarios() []scenario {
 	return []scenario{
-		{name: "insider: subscriber forges Epoch", expect: "refused by role, also with the leader's name", run: forgedEpochs},
-		{name: "insider: subscriber forges Grant", expect: "refused by role; the asker waits for its keeper", run: forgedGrants},
-		{name: "insider: subscriber forges Confirm", expect: "refused by role; the authority to seal is not renewed", run: forgedConfirms},
-		{name: "insider: subscriber forges Policy", expect: "refused; policy and keepers unchanged", run: forgedPolicies},
-		{name: "insider: gateway that is no keeper", expect: "Epoch, Grant and Confirm refused", run: noKeeper},
-		{name: "keeper: numbers 2^64-1, 2^48-1, far ahead", expect: "refused whole; rotation goes on", run: numbers},
-		{name: "keeper: two secrets with one key id", expect: "the second is left out, alarm", run: collision},
+		{name: "insider: subscriber forges Epoch", rules: "F4", expect: "refused by role, also with the leader's name", run: forgedEpochs},
+		{name: "insider: subscriber forges Grant", rules: "F4", expect: "refused by role; the asker waits for its keeper", run: forgedGrants},
+		{name: "insider: subscriber forges Confirm", rules: "F3", expect: "refused by role; the authority to seal is not renewed", run: forgedConfirms},
+		{name: "insider: subscriber forges Policy", rules: "F2", expect: "refused; policy and keepers unchanged", run: forgedPolicies},
+		{name: "insider: gateway that is no keeper", rules: "F4", expect: "Epoch, Grant and Confirm refused", run: noKeeper},
+		{name: "keeper: numbers 2^64-1, 2^48-1, far ahead", rules: "F4", expect: "refused whole; rotation goes on", run: numbers},
+		{name: "keeper: two secrets with one key id", rules: "F10", expect: "the second is left out, alarm", run: collision},
 		{name: "outsider: a CA of the same fleet name", expect: "all refused as untrusted", run: outsider},
-		{name: "cross: Grant for another Hello or keeper", expect: "does not open", run: movedGrant},
+		{name: "cross: Grant for another Hello or keeper", rules: "F15", expect: "does not open", run: movedGrant},
 	}
 }
 

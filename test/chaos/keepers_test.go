@@ -22,10 +22,10 @@ func keeperScenarios() []scenario {
 		{name: "takeover: the leader restarts", expect: "the others give it the history; no new generation", run: leaderRestarts},
 		{name: "split brain: two leaders mint", expect: "every message opens; one epoch, one leader after healing", run: splitBrain},
 		{name: "split brain: leases withheld, all else passes", expect: "the leaders meet in an announcement; one steps down", run: leasesWithheld},
-		{name: "freshness: all control withheld from a sender", expect: "it warns, then seals nothing; back after healing", run: freshness},
-		{name: "revocation: withheld from a sender", expect: "it seals under the old keys no longer than freshness", run: revocationWithheld},
-		{name: "revocation: withheld from the leader", expect: "another keeper takes over; others switch", run: revocationFromLeader},
-		{name: "revocation: a keeper that goes on minting", expect: "its epochs, leases and Grants refused", run: revokedKeeper},
+		{name: "freshness: all control withheld from a sender", rules: "F3", expect: "it warns, then seals nothing; back after healing", run: freshness},
+		{name: "revocation: withheld from a sender", rules: "F3 F4", expect: "it seals under the old keys no longer than freshness", run: revocationWithheld},
+		{name: "revocation: withheld from the leader", rules: "F4", expect: "another keeper takes over; others switch", run: revocationFromLeader},
+		{name: "revocation: a keeper that goes on minting", rules: "F4", expect: "its epochs, leases and Grants refused", run: revokedKeeper},
 	}
 }
 

@@ -20,6 +20,7 @@ func TestMain(m *testing.M) { lab.Main(m) }
 // scenario is one rule put to the test.
 type scenario struct {
 	name   string
+	rules  string // the labels of docs/spec that it puts to the test, such as F3; what has none there is left out
 	expect string
 	run    func(s *scene)
 	alone  bool // it weighs memory, so nothing else may run
@@ -42,7 +43,7 @@ func TestChaos(t *testing.T) {
 	t.Cleanup(func() { printTable(rows) })
 	run := func(i int) {
 		t.Run(all[i].name, func(t *testing.T) {
-			rows[i] = row{all[i].name, all[i].expect, "FAILED", 0}
+			rows[i] = row{all[i].name, all[i].rules, all[i].expect, "FAILED", 0}
 			s := newScene(t)
 			start := time.Now()
 			all[i].run(s)
@@ -73,17 +74,17 @@ func TestChaos(t *testing.T) {
 }
 
 type row struct {
-	name, expect, seen string
-	took               time.Duration
+	name, rules, expect, seen string
+	took                      time.Duration
 }
 
 func printTable(rows []row) {
-	fmt.Printf("\n%-40s | %-58s | %s\n%s\n", "scenario", "expected", "seen", strings.Repeat("-", 160))
+	fmt.Printf("\n%-48s | %-8s | %-66s | %s\n%s\n", "scenario", "rules", "expected", "seen", strings.Repeat("-", 180))
 	for _, r := range rows {
 		if r.name == "" {
 			continue // left out by -run
 		}
-		fmt.Printf("%-40s | %-58s | %s (%.1f s)\n", r.name, r.expect, r.seen, r.took.Seconds())
+		fmt.Printf("%-48s | %-8s | %-66s | %s (%.1f s)\n", r.name, r.rules, r.expect, r.seen, r.took.Seconds())
 	}
 	fmt.Println()
 }

@@ -17,14 +17,14 @@ var policyTopic = control.PolicyTopic(prefix)
 // policyScenarios are about which policy is followed, and whom it shuts out.
 func policyScenarios() []scenario {
 	return []scenario{
-		{name: "stale policy: retained and repeated", expect: "refused everywhere; a keeper puts the broker right", run: stalePolicy},
-		{name: "stale policy: after a restart", expect: "the persisted floor refuses it", run: stalePolicyRestart},
-		{name: "stale policy: at the first boot", expect: "the enrolment bundle's version refuses it", run: stalePolicyBundle},
-		{name: "stale policy: a member kept on it", expect: "keepers refuse its Hello; it gets nothing to seal under", run: frozenPolicy},
-		{name: "forked policy: two documents of one version", expect: "the second refused with an alarm", run: forkedPolicy},
-		{name: "stale keys: retained and repeated", expect: "refused; the leader puts the broker right", run: staleKeys},
-		{name: "revocation: a reader", expect: "nothing sealed under its keys; its Hellos refused", run: revokeReader},
-		{name: "revocation: the leading keeper", expect: "another keeper leads; its messages are refused", run: revokeLeader},
+		{name: "stale policy: retained and repeated", rules: "F2", expect: "refused everywhere; a keeper puts the broker right", run: stalePolicy},
+		{name: "stale policy: after a restart", rules: "F2", expect: "the persisted floor refuses it", run: stalePolicyRestart},
+		{name: "stale policy: at the first boot", rules: "F2", expect: "the enrolment bundle's version refuses it", run: stalePolicyBundle},
+		{name: "stale policy: a member kept on it", rules: "F2", expect: "keepers refuse its Hello; it gets nothing to seal under", run: frozenPolicy},
+		{name: "forked policy: two documents of one version", rules: "F2", expect: "the second refused with an alarm", run: forkedPolicy},
+		{name: "stale keys: retained and repeated", rules: "F3", expect: "refused; the leader puts the broker right", run: staleKeys},
+		{name: "revocation: a reader", rules: "F4", expect: "nothing sealed under its keys; its Hellos refused", run: revokeReader},
+		{name: "revocation: the leading keeper", rules: "F4", expect: "another keeper leads; its messages are refused", run: revokeLeader},
 	}
 }
 

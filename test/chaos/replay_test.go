@@ -12,10 +12,10 @@ import (
 // replayScenarios repeat what was once genuine.
 func replayScenarios() []scenario {
 	return []scenario{
-		{name: "replay: a session's messages within it", expect: "all refused; nobody goes back to an old epoch", run: replaySame},
-		{name: "replay: a recorded session to a fresh member", expect: "no keys from it, nothing sealed; then honest keys", run: replayFresh},
-		{name: "replay: a member's own session after its restart", expect: "not even its own old Grant opens", run: replayRestart},
-		{name: "delay: a Grant beyond its nonce's life", expect: "refused; the next one is taken", run: lateGrant},
+		{name: "replay: a session's messages within it", rules: "F3", expect: "all refused; nobody goes back to an old epoch", run: replaySame},
+		{name: "replay: a recorded session to a fresh member", rules: "F3", expect: "no keys from it, nothing sealed; then honest keys", run: replayFresh},
+		{name: "replay: a member's own session after its restart", rules: "F3 F15", expect: "not even its own old Grant opens", run: replayRestart},
+		{name: "delay: a Grant beyond its nonce's life", rules: "F3", expect: "refused; the next one is taken", run: lateGrant},
 	}
 }
 

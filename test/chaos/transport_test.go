@@ -41,7 +41,7 @@ func transportScenarios() []scenario {
 				return nil
 			}))
 		}},
-		{name: "duplicate: every message three times", expect: converge + "; repeats marked", run: duplicateAll},
+		{name: "duplicate: every message three times", rules: "F8", expect: converge + "; repeats marked", run: duplicateAll},
 		{name: "reorder: control messages in reversed batches", expect: converge, run: func(s *scene) {
 			s.rotations(reorder(s))
 		}},

@@ -14,7 +14,7 @@ import (
 func withholdingScenarios() []scenario {
 	return []scenario{
 		{name: "partition: keepers from one another", expect: "both sides' messages open; one epoch after healing", run: partition},
-		{name: "withhold: Confirms", expect: "rotation goes on, then nothing leaves, with an alarm; back after", run: withholdConfirms},
+		{name: "withhold: Confirms", rules: "F3", expect: "rotation goes on, then nothing leaves, with an alarm; back after", run: withholdConfirms},
 		{name: "withhold: control only, data goes on", expect: "messages go on under the epoch held", run: withholdControl},
 		{name: "withhold: announcements only", expect: "the leader does not seal under an epoch nobody was shown", run: withholdEpochs},
 		{name: "broker: packets that no server may send", expect: "the connection ends; a new one; keys stay", run: badPackets},
