@@ -80,7 +80,7 @@ func (c *conn) start(clean bool) {
 	c.answered, c.deaf = make(chan struct{}), make(chan struct{})
 	c.sess = c.takeSession()
 	if clean {
-		c.sess.forget(&c.g.memory)
+		c.sess.forget(c.g)
 	}
 	c.mustWait.Store(c.sess.resumed())
 	c.uplSource = newSource(c.upl)

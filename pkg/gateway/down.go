@@ -206,7 +206,7 @@ func (d *downPath) connAck(f mqttparse.Frame) error {
 	}
 	// MQTT 3.1 does not say whether a session is present: then it counts as present.
 	if ack.Code == 0 && !ack.SessionPresent && d.c.version != mqttparse.V31 {
-		d.c.sess.lost(&d.c.g.memory)
+		d.c.sess.lost(d.c.g)
 	}
 	d.c.answering.Store(true)
 	if err := d.pass(frameOf(packet)); err != nil {

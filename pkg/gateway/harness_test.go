@@ -150,6 +150,7 @@ func newBench(tb testing.TB, state *State, v mqttparse.Version, cfg Config) *ben
 func (b *bench) reconnect(tb testing.TB, v mqttparse.Version, client string, clean bool) {
 	tb.Helper()
 	if b.c != nil {
+		b.c.deafens()
 		b.g.store.put(b.c.sess)
 	}
 	b.dev, b.upl = &recorder{}, &recorder{}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -250,6 +251,14 @@ func TestUnattributedStreamBehindAGateway(t *testing.T) {
 	r.want("unattributed s/a 0-0")
 }
 
+// long are n filters of 92 bytes.
+func long(n int) (filters []string) {
+	for i := range n {
+		filters = append(filters, fmt.Sprintf("s/%090d", i))
+	}
+	return filters
+}
+
 // What a gateway may miss of a stream of which nothing arrives is what its devices get in any case: all of the group, or
 // that topic by its name. This is the rule of pkg/subscriber.
 func TestWhatIsMissed(t *testing.T) {
@@ -273,13 +282,14 @@ func TestWhatIsMissed(t *testing.T) {
 		"retain as published":     {v: mqttparse.V5, options: mqttparse.RetainAsPublished, filters: []string{all}},
 		"all, in MQTT 5":          {v: mqttparse.V5, options: 1, filters: []string{all}, missed: true, seen: true},
 		"shared, and all":         {filters: []string{"$share/g/s/#", all}, missed: true, seen: true},
-		"more than is remembered": {filters: append(slices.Repeat([]string{"s/" + strings.Repeat("x", 90)}, 12), all)},
+		"more than is remembered": {filters: append(long(12), all)},
 	}
 	for name, c := range tests {
 		t.Run(name, func(t *testing.T) {
 			r := newReceiver(t, max(c.v, mqttparse.V311))
-			r.subscribe(c.options, c.code, "other/topic") // of no group: it must not matter
-			r.subscribe(c.options, c.code, c.filters...)
+			last := len(c.filters) - 1
+			r.subscribe(c.options, c.code, append([]string{"other/topic"}, c.filters[:last]...)...) // of no group: it must not matter
+			r.subscribe(c.options, c.code, c.filters[last])
 			s, unseen := r.sender("s/a"), r.sender("s/a")
 			s.arrives()
 			r.joined()
@@ -468,6 +478,51 @@ func TestArrivalsAreBounded(t *testing.T) {
 }
 
 // What devices subscribe to is counted once for each session, and no longer than it is connected.
+// Each code of a SUBACK is for the filter at its place, of the SUBSCRIBE with its identifier, also if that came before CONNACK. An answer to
+// a connection that has ended is none.
+func TestAnswersGoByTheirPlace(t *testing.T) {
+	r := newReceiver(t, mqttparse.V5)
+	listens := func(want ...string) {
+		t.Helper()
+		if got := slices.Sorted(maps.Keys(r.g.listening.filters)); !slices.Equal(got, want) {
+			t.Errorf("listens to %q, want %q", got, want)
+		}
+	}
+	ask := func(id byte, options byte, filters ...string) {
+		body := []byte{0, id, 0}
+		for _, f := range filters {
+			body = append(append(append(body, 0, byte(len(f))), f...), options)
+		}
+		r.fromDevice(t, packet(0x82, body))
+	}
+	answer := func(id byte, codes ...byte) { r.fromBroker(t, packet(0x90, append([]byte{0, id, 0}, codes...))) }
+	ask(1, 0, "a", "b", "c")
+	ask(2, 0, "d", "e")
+	answer(2, 0x87, 1)
+	listens("e")
+	answer(1, 0, 0x80)
+	listens("a", "e")
+	ask(3, mqttparse.NoLocal, "e")
+	listens("a", "e") // until the broker has taken it
+	answer(3, 0)
+	listens("a")
+	answer(1, 0, 0, 0)
+	listens("a")
+	ask(4, 0, "f", "g")
+	r.reconnect(t, mqttparse.V5, "dev1", false)
+	listens()
+	ask(4, 0, "h")
+	r.connack(t, true)
+	answer(4, 0, 0)
+	listens("a", "h")
+	r.reconnect(t, mqttparse.V5, "dev1", false)
+	ask(1, 0, "a")
+	r.connack(t, false)
+	listens()
+	answer(1, 0)
+	listens("a")
+}
+
 func TestListeningIsCounted(t *testing.T) {
 	r := newReceiver(t, mqttparse.V311)
 	r.subscribe(0, 0, "s/#", "s/a", "s/a")
@@ -489,7 +544,7 @@ func TestListeningIsCounted(t *testing.T) {
 		r.comeBack(true)
 		r.subscribe(0, 0, fmt.Sprint("s/", i))
 	}
-	if n := len(r.c.sess.answered.granted); n > maxGranted || r.c.sess.answered.bytes > maxFilterBytes {
+	if n := r.c.sess.subs.granted; n > maxGranted || r.c.sess.subs.grantedBytes > maxFilterBytes {
 		t.Errorf("%d filters of one session", n)
 	}
 }

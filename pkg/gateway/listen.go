@@ -15,33 +15,11 @@ import (
 
 // Bounds of what is remembered. What finds no room counts for nothing.
 const (
-	maxGranted     = 32      // of one session, and of one SUBSCRIBE
+	maxGranted     = 32      // of one session
 	maxFilterBytes = 1 << 10 // of these together
-	maxPendingSubs = 4       // SUBSCRIBE packets of one session without answer
 	maxWildcards   = 1 << 10 // different filters with wildcards, of all sessions
 	maxListened    = 1 << 14 // different filters of all sessions
 )
-
-// answeredSubs are those of one session that the broker has granted, as far as they are known: the broker may have kept it from before this
-// process began. Its lock is taken for the packets named above and where connections begin and end.
-type answeredSubs struct {
-	mu      sync.Mutex
-	live    bool                // its filters are counted in Gateway.listening
-	granted map[string]struct{} // of those that count
-	bytes   int                 // of granted
-	asked   []askedFilters
-}
-
-// askedFilters is a SUBSCRIBE that the broker has not answered.
-type askedFilters struct {
-	id      uint16
-	filters []askedFilter
-}
-
-type askedFilter struct {
-	name   string
-	counts bool
-}
 
 // listening is what all connected sessions together are subscribed to.
 type listening struct {
@@ -171,130 +149,97 @@ func hasWildcard(filter string) bool {
 	return false
 }
 
-// subscribes reads a SUBSCRIBE on its way to the broker.
-func (u *upPath) subscribes(f mqttparse.Frame) {
-	s := &u.c.sess.answered
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.asked) >= maxPendingSubs {
-		return
-	}
-	it := mqttparse.Filters(f, u.c.version)
-	a := askedFilters{id: it.PacketID()}
-	for bytes := 0; it.Next(); {
-		name := string(it.Filter())
-		if bytes += len(name); len(a.filters) >= maxGranted || bytes > maxFilterBytes {
-			break
-		}
-		_, _, shared := topic.ShareFilter(name)
-		partial := u.c.version == mqttparse.V5 && it.Options()&(mqttparse.NoLocal|mqttparse.RetainAsPublished) != 0
-		a.filters = append(a.filters, askedFilter{name, !shared && !partial && topic.ValidateFilter(name) == nil})
-	}
-	s.asked = append(s.asked, a)
-}
-
 // granted reads a SUBACK on its way to the device.
 func (d *downPath) granted(f mqttparse.Frame) {
 	id, codes, err := mqttparse.ParseSubAck(f, d.c.version)
 	if err != nil {
 		return
 	}
-	s, g := &d.c.sess.answered, d.c.g
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i, a := range s.asked {
-		if a.id != id {
+	sess, g := d.c.sess, d.c.g
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	for filter, x := range sess.subs.m {
+		if x.asked != id {
 			continue
 		}
-		s.asked = append(s.asked[:i], s.asked[i+1:]...)
-		for k, filter := range a.filters {
-			switch {
-			case k >= len(codes) || codes[k] >= 0x80:
-			case filter.counts:
-				s.grant(g, filter.name)
-			default:
-				s.revoke(g, filter.name) // it replaces one that counted
-			}
+		x.asked = 0
+		switch {
+		case x.place >= len(codes) || codes[x.place] >= 0x80:
+		case x.whole:
+			sess.subs.grant(g, filter, x)
+		default:
+			sess.subs.revoke(g, filter, x) // it replaces one that counted
 		}
-		return
 	}
 }
 
-// unsubscribes reads an UNSUBSCRIBE on its way to the broker: from now on nothing need come.
-func (u *upPath) unsubscribes(f mqttparse.Frame) {
-	s, g := &u.c.sess.answered, u.c.g
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for it := mqttparse.Filters(f, u.c.version); it.Next(); {
-		s.revoke(g, string(it.Filter()))
-	}
-}
-
-// grant and revoke change what is subscribed to; the caller holds mu.
-func (s *answeredSubs) grant(g *Gateway, filter string) {
-	if _, known := s.granted[filter]; known || len(s.granted) >= maxGranted || s.bytes+len(filter) > maxFilterBytes {
+// grant and revoke change what counts; the caller holds the session's mu, as for all that follows.
+func (t *subscriptions) grant(g *Gateway, filter string, x *subscription) {
+	if x.granted || t.granted >= maxGranted || t.grantedBytes+len(filter) > maxFilterBytes {
 		return
 	}
-	if s.granted == nil {
-		s.granted = make(map[string]struct{})
-	}
-	s.granted[filter] = struct{}{}
-	s.bytes += len(filter)
-	if s.live {
+	x.granted = true
+	t.granted++
+	t.grantedBytes += len(filter)
+	if t.live {
 		g.listening.add(filter, g.cfg.Now())
 	}
 }
 
-func (s *answeredSubs) revoke(g *Gateway, filter string) {
-	if _, known := s.granted[filter]; !known {
+func (t *subscriptions) revoke(g *Gateway, filter string, x *subscription) {
+	if !x.granted {
 		return
 	}
-	delete(s.granted, filter)
-	s.bytes -= len(filter)
-	if s.live {
+	x.granted = false
+	t.granted--
+	t.grantedBytes -= len(filter)
+	if t.live {
 		g.listening.drop(filter)
 	}
+}
+
+// begin counts what has been granted from now on; what an earlier connection was granted only if the broker has kept that.
+func (t *subscriptions) begin(g *Gateway, present bool) {
+	now := g.cfg.Now()
+	for filter, x := range t.m {
+		if !present {
+			t.revoke(g, filter, x)
+		} else if x.granted {
+			g.listening.add(filter, now)
+		}
+	}
+	t.live = true
+}
+
+// end counts it no longer, and waits for no answer.
+func (t *subscriptions) end(g *Gateway) {
+	for filter, x := range t.m {
+		if x.asked = 0; t.live && x.granted {
+			g.listening.drop(filter)
+		}
+	}
+	t.live = false
 }
 
 // listens begins to count what a session is subscribed to: the broker has accepted its connection, and says whether it has
 // kept the subscriptions of the one before.
 func (d *downPath) listens(present bool) {
 	c := d.c
-	now := c.g.cfg.Now()
-	d.ear = &ear{since: now}
-	s := &c.sess.answered
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.end(c.g)
-	if !present {
-		s.granted, s.bytes = nil, 0
-	}
-	s.live = true
-	for filter := range s.granted {
-		c.g.listening.add(filter, now)
-	}
+	d.ear = &ear{since: c.g.cfg.Now()}
+	c.sess.mu.Lock()
+	defer c.sess.mu.Unlock()
+	c.sess.subs.begin(c.g, present)
 }
 
 // deafens ends that, with the connection.
 func (c *conn) deafens() {
-	if c.sess == nil || c.down == nil || c.down.ear == nil {
+	if c.sess == nil {
 		return
 	}
-	c.down.ear.over.Store(true)
-	s := &c.sess.answered
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.end(c.g)
-}
-
-// end counts the filters no longer; the caller holds mu.
-func (s *answeredSubs) end(g *Gateway) {
-	s.asked = nil
-	if !s.live {
-		return
+	if c.down != nil && c.down.ear != nil {
+		c.down.ear.over.Store(true)
 	}
-	s.live = false
-	for filter := range s.granted {
-		g.listening.drop(filter)
-	}
+	c.sess.mu.Lock()
+	defer c.sess.mu.Unlock()
+	c.sess.subs.end(c.g)
 }

@@ -22,8 +22,6 @@ type session struct {
 	seals sealStreams // owned by the direction device -> broker
 	opens openStreams // owned by the direction broker -> device
 
-	answered answeredSubs // has a lock of its own; see listen.go
-
 	// What crosses the directions. No lock of it is shared between connections, and QoS 0
 	// messages do not take it.
 	mu       sync.Mutex          // guards sent, due, accepted and subs
@@ -61,10 +59,11 @@ const (
 )
 
 // forget drops the subscriptions and the records of all messages in flight.
-func (s *session) forget(b *budget) {
+func (s *session) forget(g *Gateway) {
+	b := &g.memory
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.subs.clear(b, false)
+	s.subs.clear(g, false)
 	s.sent.clear(b)
 	s.due.clear(b)
 	s.hasDue.Store(false)
@@ -72,14 +71,15 @@ func (s *session) forget(b *budget) {
 
 // lost drops what is remembered of earlier connections: the broker has no session for the
 // client. What this connection has sent already stays.
-func (s *session) lost(b *budget) {
+func (s *session) lost(g *Gateway) {
+	b := &g.memory
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sent.keep(func(r *sentRecord) bool { return !r.old })
 	if s.sent.n == 0 {
 		s.sent.clear(b)
 	}
-	s.subs.clear(b, true)
+	s.subs.clear(g, true)
 	s.due.clear(b) // nothing has come on this connection before CONNACK
 	s.hasDue.Store(false)
 }
@@ -262,7 +262,7 @@ func (t *sessionStore) unlink(e *storedSession) {
 
 // discard gives back what a session was charged for.
 func (t *sessionStore) discard(s *session) {
-	s.forget(&t.g.memory)
+	s.forget(t.g)
 	for e := s.seals.newest; e != nil; e = e.next {
 		t.g.heads.end(e)
 	}

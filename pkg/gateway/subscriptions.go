@@ -17,66 +17,86 @@ const (
 // message once for each subscription that it matches (MQTT-3.3.4-2, and 3.3.5 before MQTT 5), and of a shared
 // subscription other sessions get a part: without knowing filters the one would look like a replay, the
 // other like a loss. A filter that is not known here, for want of room or since the gateway was restarted, makes its
-// further copies be refused as duplicates. The session's mu guards all but changes.
+// further copies be refused as duplicates. Those that the broker has granted count in what this gateway listens to (listen.go).
+// The session's mu guards all but changes.
 type subscriptions struct {
-	m       map[string]bool // by filter, as subscribed to; true: of an earlier connection
-	bytes   int             // charged
-	shared  int             // shared subscriptions among them
-	changes atomic.Uint32   // counts changes, so that streams know when to look again
+	m            map[string]*subscription // by filter, as subscribed to
+	bytes        int                      // charged
+	shared       int                      // shared subscriptions among them
+	granted      int                      // those that count
+	grantedBytes int
+	live         bool          // they are counted in Gateway.listening
+	changes      atomic.Uint32 // counts changes, so that streams know when to look again
 }
 
-// note follows a SUBSCRIBE or UNSUBSCRIBE of the device.
+type subscription struct {
+	old     bool   // of an earlier connection
+	whole   bool   // as it was asked for, it brings every message of its topics
+	granted bool   // it counts
+	asked   uint16 // the SUBSCRIBE that the broker has not answered; 0: none
+	place   int    // of the filter in that
+}
+
+// note follows a SUBSCRIBE or UNSUBSCRIBE of the device on its way to the broker: of the latter's filters nothing need come any more.
 func (c *conn) note(f mqttparse.Frame) {
 	s := c.sess
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for it := mqttparse.Filters(f, c.version); it.Next(); {
-		if f.Type() == mqttparse.SUBSCRIBE {
-			s.subs.add(string(it.Filter()), &c.g.memory)
-		} else {
-			s.subs.remove(string(it.Filter()), &c.g.memory)
+	it := mqttparse.Filters(f, c.version)
+	for place := 0; it.Next(); place++ {
+		filter := string(it.Filter())
+		if f.Type() != mqttparse.SUBSCRIBE {
+			s.subs.remove(c.g, filter)
+		} else if x := s.subs.add(&c.g.memory, filter); x != nil {
+			_, _, shared := topic.ShareFilter(filter)
+			partial := c.version == mqttparse.V5 && it.Options()&(mqttparse.NoLocal|mqttparse.RetainAsPublished) != 0
+			x.old, x.whole, x.asked, x.place = false, !shared && !partial && topic.ValidateFilter(filter) == nil, it.PacketID(), place
 		}
 	}
 	s.subs.changes.Add(1)
 }
 
-func (t *subscriptions) add(filter string, b *budget) {
-	_, known := t.m[filter]
+// add returns the subscription of a filter, nil if there is no room.
+func (t *subscriptions) add(b *budget, filter string) *subscription {
+	if x := t.m[filter]; x != nil {
+		return x
+	}
 	cost := len(filter) + filterExtra
-	switch {
-	case known:
-	case len(t.m) >= maxFilters || !b.take(cost):
-		return
-	default:
-		t.bytes += cost
-		if _, _, shared := topic.ShareFilter(filter); shared {
-			t.shared++
-		}
+	if len(t.m) >= maxFilters || !b.take(cost) {
+		return nil
+	}
+	t.bytes += cost
+	if _, _, shared := topic.ShareFilter(filter); shared {
+		t.shared++
 	}
 	if t.m == nil {
-		t.m = make(map[string]bool)
+		t.m = make(map[string]*subscription)
 	}
-	t.m[filter] = false
+	x := new(subscription)
+	t.m[filter] = x
+	return x
 }
 
-func (t *subscriptions) remove(filter string, b *budget) {
-	if _, known := t.m[filter]; !known {
+func (t *subscriptions) remove(g *Gateway, filter string) {
+	x := t.m[filter]
+	if x == nil {
 		return
 	}
+	t.revoke(g, filter, x)
 	delete(t.m, filter)
 	cost := len(filter) + filterExtra
 	t.bytes -= cost
-	b.give(cost)
+	g.memory.give(cost)
 	if _, _, shared := topic.ShareFilter(filter); shared {
 		t.shared--
 	}
 }
 
 // clear forgets all filters, or those of earlier connections only.
-func (t *subscriptions) clear(b *budget, oldOnly bool) {
-	for filter, old := range t.m {
-		if old || !oldOnly {
-			t.remove(filter, b)
+func (t *subscriptions) clear(g *Gateway, oldOnly bool) {
+	for filter, x := range t.m {
+		if x.old || !oldOnly {
+			t.remove(g, filter)
 		}
 	}
 	t.changes.Add(1)
@@ -84,8 +104,8 @@ func (t *subscriptions) clear(b *budget, oldOnly bool) {
 
 // settle makes all filters those of an earlier connection.
 func (t *subscriptions) settle() {
-	for filter := range t.m {
-		t.m[filter] = true
+	for _, x := range t.m {
+		x.old = true
 	}
 }
 

@@ -120,12 +120,8 @@ func (u *upPath) packet(f mqttparse.Frame) error {
 		if err := u.c.deviceAck(f); err != nil {
 			return err
 		}
-	case mqttparse.SUBSCRIBE:
+	case mqttparse.SUBSCRIBE, mqttparse.UNSUBSCRIBE:
 		u.c.note(f)
-		u.subscribes(f)
-	case mqttparse.UNSUBSCRIBE:
-		u.c.note(f)
-		u.unsubscribes(f)
 	}
 	return u.pass(f.Raw)
 }
