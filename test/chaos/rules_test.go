@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -62,11 +63,12 @@ func TestEveryRuleIsPutToTheTest(t *testing.T) {
 	if len(held) < 10 {
 		t.Fatalf("only %d labels found", len(held))
 	}
+	fmt.Printf("\n%-5s | %s\n%s\n", "rule", "tests, scenarios", strings.Repeat("-", 180))
 	for _, label := range slices.SortedFunc(maps.Keys(held), func(a, b string) int { return len(a)*8 - len(b)*8 + strings.Compare(a, b) }) {
 		if by := held[label]; !slices.ContainsFunc(by, testName.MatchString) {
 			t.Errorf("no table of docs/spec names a test of %s", label)
 		} else {
-			t.Logf("%s: %s", label, strings.Join(by, ", "))
+			fmt.Printf("%-5s | %s\n", label, strings.Join(by, ", "))
 		}
 	}
 }
