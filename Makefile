@@ -63,6 +63,13 @@ test: setup build ## all tests, and the test vectors once more with the implemen
 	SEALGATE_BIN=$(BIN) SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -timeout 15m -p 2 ./...
 	@if [ -n "$(REQUIRE)" ] || (cd test/cluster && $(GO) list -deps . github.com/nats-io/nats-server/v2 >/dev/null 2>&1); \
 		then $(MAKE) --no-print-directory cluster; else echo "nats-server cannot be fetched: the test with a cluster is left out."; fi
+	@if [ -n "$(REQUIRE)" ] || (cd test/interop && $(GO) list -deps . github.com/nats-io/nats-server/v2 >/dev/null 2>&1); \
+		then $(MAKE) --no-print-directory interop; else echo "Brokers and clients in Go cannot be fetched: the matrix is left out."; fi
+
+# The clients mostly wait, for keep-alive timeouts and wills: all play beside each other.
+.PHONY: interop
+interop: setup build ## real clients and real brokers, direct and through Sealgate; prints the matrix of docs/INTEROP.md
+	cd test/interop && SEALGATE_BIN=$(BIN) SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -count=1 -parallel 64 -timeout 10m
 
 .PHONY: sim
 sim: ## what the control plane costs fleets of up to 110,000 members, in virtual time; writes docs/scale.svg

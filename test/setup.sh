@@ -22,19 +22,39 @@ if [ "${1:-}" != demo ]; then
 	need iptables iptables
 	need tcpdump tcpdump
 	need gcc gcc
+	need rabbitmq-server rabbitmq-server
+	need node nodejs
+	need npm npm
 	need openssl openssl
 	want clang-14 clang-14 # the compiler that the committed BPF objects are compared with
 	want llvm-strip-14 llvm-14
 	[ -x /usr/bin/python3 ] || missing="$missing python3"
 	/usr/bin/python3 -c 'import cbor2' >/dev/null 2>&1 || missing="$missing python3-cbor2"
 	/usr/bin/python3 -c 'import cryptography' >/dev/null 2>&1 || missing="$missing python3-cryptography"
+	/usr/bin/python3 -c 'import paho.mqtt.client' >/dev/null 2>&1 || missing="$missing python3-paho-mqtt"
 	[ -e /usr/include/linux/bpf.h ] || missing="$missing linux-libc-dev"
 	[ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"
 fi
 
-[ -n "$missing$wanted" ] || exit 0
+# The client and the broker in JavaScript of test/interop, as its lock file has them; again when that has changed.
+packages() {
+	[ "${1:-}" != demo ] && command -v npm >/dev/null 2>&1 || return 0
+	cd "$(dirname "$0")/interop/clients"
+	cmp -s package-lock.json node_modules/installed-lock.json && return 0
+	said=$(mktemp)
+	if npm ci --ignore-scripts --no-audit --no-fund >"$said" 2>&1 </dev/null; then
+		cp package-lock.json node_modules/installed-lock.json
+	else
+		tail -n 20 "$said"
+		echo "npm ci could not install mqtt.js and aedes: what needs them is left out."
+	fi
+	rm -f "$said"
+}
+
+[ -n "$missing$wanted" ] || { packages "$@"; exit 0; }
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
 	echo "Not installed:$missing$wanted. What needs them is left out; \`sudo make setup\` installs them."
+	packages "$@"
 	exit 0
 fi
 
@@ -50,10 +70,11 @@ fi
 for package in $wanted; do
 	if apt-cache show "$package" >/dev/null 2>&1; then missing="$missing $package"; else echo "This Debian has no $package: left out."; fi
 done
-[ -n "$missing" ] || exit 0
+[ -n "$missing" ] || { packages "$@"; exit 0; }
 # shellcheck disable=SC2086 # a list of packages
 if ! apt-get install -y --no-install-recommends $missing >"$log" 2>&1 </dev/null; then
 	tail -n 20 "$log"
 	echo "apt-get could not install$missing"
 	exit 1
 fi
+packages "$@"

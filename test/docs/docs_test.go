@@ -227,3 +227,13 @@ func TestConfigurationsAreAccepted(t *testing.T) {
 		t.Error("an unknown key is accepted: this test cannot fail")
 	}
 }
+
+// A lock file of npm holds hashes of packages, and must not say where to get them: that is each machine's own configuration.
+func TestLockFilesNameNoHost(t *testing.T) {
+	const file = "test/interop/clients/package-lock.json"
+	for n, line := range strings.Split(read(t, filepath.Join("..", "..", file)), "\n") {
+		if strings.Contains(line, "://") {
+			t.Errorf("%s:%d: %s", file, n+1, strings.TrimSpace(line))
+		}
+	}
+}
