@@ -398,7 +398,7 @@ func (d *downPath) judge(s *openStream, p *mqttparse.Publish, env *crypto.Envelo
 	switch s.window.Check(seq) {
 	case crypto.Duplicate:
 		if d.again(p, s, env) {
-			return downOpen // QoS 2 and the device still has the packet id: it knows what to do
+			return downOpen // the same delivery, not another one
 		}
 		if !d.anotherCopy(s, seq) {
 			return downDuplicate
@@ -439,11 +439,9 @@ func (d *downPath) track(p *mqttparse.Publish, r dueRecord) verdict {
 	return downOpen
 }
 
-// again reports whether p is the QoS 2 message that the device has under this packet id.
+// again reports whether p is the message that the device was sent under this packet id, and whose handshake is not over: a copy for one of
+// its subscriptions that it has not acknowledged, or a QoS 2 message of which it knows the packet id.
 func (d *downPath) again(p *mqttparse.Publish, s *openStream, env *crypto.Envelope) bool {
-	if p.QoS != 2 {
-		return false
-	}
 	d.c.sess.mu.Lock()
 	defer d.c.sess.mu.Unlock()
 	r := d.c.sess.due.get(p.PacketID)

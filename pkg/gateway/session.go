@@ -104,6 +104,8 @@ func (s *session) settle(b *budget) {
 		s.sent.slots[i].v.old = true
 	}
 	s.subs.settle()
+	s.due.keep(func(r *dueRecord) bool { return r.stream != nil }) // meanwhile the device may get such a message by another way
+	s.hasDue.Store(s.due.n > 0)
 	if s.sent.n == 0 {
 		s.sent.clear(b)
 	}

@@ -178,7 +178,7 @@ func (d *downPath) anotherCopy(s *openStream, seq uint64) bool {
 }
 
 // pending reports whether the device has been sent number seq of s under another packet identifier than id, and
-// has not acknowledged it.
+// has not acknowledged it. Under id too: then it is that copy which the broker sends again, and not one too many.
 func (d *downPath) pending(s *openStream, seq uint64, id uint16) bool {
 	sess := d.c.sess
 	if !sess.hasDue.Load() {
@@ -186,6 +186,9 @@ func (d *downPath) pending(s *openStream, seq uint64, id uint16) bool {
 	}
 	sess.mu.Lock()
 	defer sess.mu.Unlock()
+	if r := sess.due.get(id); r != nil && r.stream == s && r.seq == seq {
+		return false
+	}
 	for i := range sess.due.slots {
 		slot := &sess.due.slots[i]
 		if slot.id != 0 && slot.id != id && slot.v.stream == s && slot.v.seq == seq {
