@@ -21,6 +21,7 @@ func dataScenarios() []scenario {
 		{name: "data: drop in the middle", expect: "a gap with its numbers", run: dropData},
 		{name: "data: reorder", expect: "all opened once; gaps withdrawn", run: reorderData},
 		{name: "data: replay after a rotation", rules: "F8", expect: "opened once; no second time under the old key", run: replayOldData},
+		{name: "data: replay when the window was pushed out", rules: "F17", expect: "the gateway refuses it as replayed; newer ones go on", run: floorData},
 	}
 }
 
@@ -34,9 +35,9 @@ type line struct {
 	*ear
 }
 
-func (s *scene) line(n *node) *line {
+func (s *scene) line(n *node, edit ...func(*gateway.Config)) *line {
 	s.Helper()
-	g, addr := n.serve()
+	g, addr := n.serve(edit...)
 	l := &line{s: s, gw: g, addr: addr, reader: s.reader("rita", s.signed), from: s.device("dev-from", addr)}
 	l.ear = s.listen(s.device("dev-to", addr))
 	return l
@@ -237,4 +238,34 @@ func replayOldData(s *scene) {
 		s.Error("a replay was delivered")
 	}
 	s.saw("3 replays marked, none delivered")
+}
+
+// floorData: so many streams of one device that the gateway which receives them remembers the first one no more, and then that one's messages again.
+func floorData(s *scene) {
+	gw1, _, _ := s.trio()
+	const remembered, others = 64, 300 // streams
+	l := s.line(gw1, func(c *gateway.Config) { c.MaxStreams = remembered })
+	old := l.publish("first")
+	l.hears("first")
+	for i := range others {
+		token := l.from.Publish(fmt.Sprintf("plant/other/%d", i), 1, false, needle+"other")
+		if i%100 == 99 && (!token.WaitTimeout(patience) || token.Error() != nil) {
+			s.Fatalf("not acknowledged: %v", token.Error())
+		}
+	}
+	s.await("all heard", func() bool { return l.count("other") == others })
+	before := l.metric(down("replayed"))
+	s.broker.Deliver(to("dev-to", old))
+	s.await("refused as replayed", func() bool { return l.metric(down("replayed")) == before+1 })
+	l.publish("second")
+	l.hears("second")
+	if n := l.count("first"); n != 1 {
+		s.Errorf("the device heard the first message %d times", n)
+	}
+	s.saw("%d streams after it: replayed, not delivered; what came after it went on", others)
+}
+
+func to(user string, l embedded.Letter) embedded.Letter {
+	l.To = user
+	return l
 }

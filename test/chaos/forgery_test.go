@@ -21,6 +21,7 @@ func forgeryScenarios() []scenario {
 		{name: "keeper: numbers 2^64-1, 2^48-1, far ahead", rules: "F4", expect: "refused whole; rotation goes on", run: numbers},
 		{name: "keeper: two secrets with one key id", rules: "F10", expect: "the second is left out, alarm", run: collision},
 		{name: "outsider: a CA of the same fleet name", expect: "all refused as untrusted", run: outsider},
+		{name: "insider: a Grant's KEK, and what was recorded", rules: "F9", expect: "it opens the next epoch and none before", run: grantedKEK},
 		{name: "cross: Grant for another Hello or keeper", rules: "F15", expect: "does not open", run: movedGrant},
 	}
 }
@@ -275,4 +276,69 @@ func movedGrant(s *scene) {
 	s.mustRefuse(inbox, other.sign(moved.Marshal(), control.KindGrant), crypto.ErrHPKE, gw3)
 	s.heal(gw3)
 	s.saw("2 refused; then epoch %v", gw3.epoch())
+}
+
+// grantedKEK: a member who has just been granted keys and the broker, which has recorded all announcements, put together what they have.
+func grantedKEK(s *scene) {
+	gw1, _, _ := s.trio()
+	for range 3 {
+		s.rotate(gw1)
+		s.agree()
+	}
+	mallory := s.insider(crypto.RoleSubscriber, "mallory")
+	hello, key := mallory.hello(nil)
+	mark, topic := s.broker.Mark(), control.InboxTopic(prefix, s.parseHello(hello).Inbox)
+	s.broker.Deliver(embedded.Letter{To: "gw1", Topic: control.ControlTopic(prefix), Payload: hello, QoS: 1})
+	s.await("a Grant for mallory", func() bool { return len(s.sentOn(mark, topic)) > 0 })
+	kek, next := s.openGrant(s.sentOn(mark, topic)[0].Payload, hello, key)
+	s.rotate(gw1)
+	s.agree()
+	opened, closed := 0, 0
+	for _, l := range s.sent(0, "gw1", control.KindEpoch) {
+		payload, _, err := s.trust.Verify(l.Payload, string(control.KindEpoch), s.clock.now().Wall)
+		if err != nil {
+			s.Fatal(err)
+		}
+		e, err := control.ParseEpoch(payload)
+		if err != nil {
+			s.Fatal(err)
+		}
+		for _, w := range e.Wraps {
+			_, err := kek.Unwrap(&w.Wrap, crypto.WrapContext{Fleet: "plant", Group: group, Generation: e.Generation, Number: w.Number, Keeper: w.Minter})
+			switch {
+			case w.Number >= next && err == nil:
+				opened++
+			case w.Number < next && err != nil:
+				closed++
+			default:
+				s.Errorf("the KEK of epoch %d and epoch %d: %v", next, w.Number, err)
+			}
+		}
+	}
+	if opened == 0 || closed < 4 {
+		s.Errorf("%d wraps opened, %d did not", opened, closed)
+	}
+	s.saw("it opens epoch %d; %d recorded wraps of those before stay closed", next, closed)
+}
+
+// openGrant is what a Grant of gw1's gives to the asker.
+func (s *scene) openGrant(msg, hello []byte, key *crypto.InboxKey) (kek *crypto.KEK, next uint64) {
+	s.Helper()
+	payload, from, err := s.trust.Verify(msg, string(control.KindGrant), s.clock.now().Wall)
+	if err != nil {
+		s.Fatal(err)
+	}
+	g, err := control.ParseGrant(payload)
+	if err != nil {
+		s.Fatal(err)
+	}
+	text, err := key.Open(control.GrantInfo(hello, from.CertHash, s.signed.Hash), g.Sealed)
+	if err != nil {
+		s.Fatal(err)
+	}
+	body, err := control.ParseGrantBody(text)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return body[0].KEK, body[0].Next
 }

@@ -20,16 +20,20 @@ import (
 )
 
 // serve runs the data plane on the node's keys, and returns where devices connect.
-func (n *node) serve() (*gateway.Gateway, string) {
+func (n *node) serve(edit ...func(*gateway.Config)) (*gateway.Gateway, string) {
 	s := n.s
 	s.Helper()
 	dialer := &tls.Dialer{Config: s.tls}
-	g := gateway.New(gateway.Config{
+	cfg := gateway.Config{
 		Gateway: n.name, UnknownKey: n.m.UnknownKey, Log: slog.New(n.log), Now: func() time.Duration { return s.clock.now().Mono },
 		Dial: func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
 			return dialer.DialContext(ctx, "tcp", s.broker.Addr)
 		},
-	})
+	}
+	for _, f := range edit {
+		f(&cfg)
+	}
+	g := gateway.New(cfg)
 	m := n.m
 	go func() {
 		for {
