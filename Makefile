@@ -22,6 +22,7 @@ PLATFORMS   := linux/amd64 linux/arm64 linux/arm linux/mipsle linux/mips
 # Tests may skip on a laptop, for want of root or a program; nowhere else.
 REQUIRE     := $(shell if [ "$(CI)" = true ] || [ "$$(id -u)" = 0 ]; then echo 1; fi)
 FUZZTIME    ?= 60s
+FUZZJOBS    ?= 2
 
 .PHONY: help
 help: ## list the targets
@@ -137,8 +138,8 @@ bench: setup build ## gatewayd beside HAProxy: processor time a message, memory,
 	$(GO) test -run '^$$' -bench . -benchtime 200ms ./pkg/...
 
 .PHONY: fuzz
-fuzz: ## every fuzz target for FUZZTIME (60s), two side by side; a failing input stays under testdata
-	$(GO) run ./test/fuzz -time $(FUZZTIME) -jobs 2
+fuzz: ## every fuzz target for FUZZTIME (60s), FUZZJOBS (2) side by side; a failing input stays under testdata
+	$(GO) run ./test/fuzz -time $(FUZZTIME) -jobs $(FUZZJOBS)
 
 .PHONY: vectors
 vectors: ## write test/vectors anew, and check them with the implementation in Python

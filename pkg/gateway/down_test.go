@@ -329,14 +329,14 @@ func TestUnknownKeysAreWaitedForOnce(t *testing.T) {
 	now := time.Now()
 	var h holder
 	a, b := askedKey{"g", crypto.KeyID{1}}, askedKey{"g", crypto.KeyID{2}}
-	if h.budget(a, now) != holdTime {
+	if h.budget(a, now, holdTime) != holdTime {
 		t.Error("the first waits")
 	}
 	h.waited(a, holdTime/2, false)
-	if h.budget(a, now) != 0 || h.budget(b, now) != holdTime/2 {
+	if h.budget(a, now, holdTime) != 0 || h.budget(b, now, holdTime) != holdTime/2 {
 		t.Error("one that did not come is not waited for again; another one as long as is left")
 	}
-	if h.budget(a, now.Add(negativeTime)) != holdTime {
+	if h.budget(a, now.Add(negativeTime), holdTime) != holdTime {
 		t.Error("after half a minute it starts over")
 	}
 	var asked askedKeys

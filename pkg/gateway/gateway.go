@@ -92,6 +92,7 @@ type Config struct {
 	Now        func() time.Duration                // the clock of Key.NotAfter; nil = CLOCK_BOOTTIME
 
 	stall  time.Duration // tests only: the longest silence in the middle of a large packet; 0 = stallTime
+	hold   time.Duration // tests only: how long a received message waits for an unknown key; 0 = holdTime
 	linger time.Duration // tests only: how long a closing connection may still talk; 0 = linger
 }
 
@@ -107,6 +108,9 @@ func (c Config) withDefaults() Config {
 	def(&c.MaxStreams, DefaultMaxStreams)
 	if c.stall <= 0 {
 		c.stall = stallTime
+	}
+	if c.hold <= 0 {
+		c.hold = holdTime
 	}
 	if c.linger <= 0 {
 		c.linger = linger

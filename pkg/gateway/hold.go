@@ -47,7 +47,7 @@ func (a *askedKeys) first(k askedKey, now time.Time) bool {
 	return true
 }
 
-// holder bounds how long one connection waits for unknown keys: holdTime in any half minute,
+// holder bounds how long one connection waits for unknown keys: Config.hold in any half minute,
 // however many key ids the broker invents.
 type holder struct {
 	since time.Time     // begin of this half minute
@@ -55,15 +55,15 @@ type holder struct {
 	known map[askedKey]time.Time
 }
 
-// budget is how long to wait for k at now: 0 for one that did not come before.
-func (h *holder) budget(k askedKey, now time.Time) time.Duration {
+// budget is how long to wait for k at now, hold being what half a minute allows: 0 for one that did not come before.
+func (h *holder) budget(k askedKey, now time.Time, hold time.Duration) time.Duration {
 	if now.Sub(h.since) >= negativeTime {
 		h.since, h.spent, h.known = now, 0, nil
 	}
 	if _, tried := h.known[k]; tried || len(h.known) >= maxAsked {
 		return 0
 	}
-	return max(holdTime-h.spent, 0)
+	return max(hold-h.spent, 0)
 }
 
 // waited notes what a wait took, and that k did not come.
@@ -87,7 +87,7 @@ func (d *downPath) holdFor(p *mqttparse.Publish, group string, id crypto.KeyID) 
 	if d.c.g.asked.first(k, start) && d.c.g.cfg.UnknownKey != nil {
 		d.c.g.cfg.UnknownKey(group, id)
 	}
-	left := d.hold.budget(k, start)
+	left := d.hold.budget(k, start, d.c.g.cfg.hold)
 	if left == 0 {
 		return nil, group, nil
 	}

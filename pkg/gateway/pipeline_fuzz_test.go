@@ -14,7 +14,7 @@ import (
 )
 
 // FuzzDevice gives any bytes of a device to a gateway with all its goroutines, before a broker that answers as one does. Whatever they
-// are: no panic, an end, no goroutine left, and nothing on a sealed topic reaches the broker but envelopes that open.
+// are: no panic, an end, both connections closed (a peer plays until its own is), no goroutine left, and nothing on a sealed topic reaches the broker but envelopes that open.
 func FuzzDevice(f *testing.F) {
 	fl := fixedFleet(f)
 	for _, s := range seeds(fl) {
@@ -175,7 +175,7 @@ func carryOne(t *testing.T, state *State, dev, upl *playedPeer) {
 	t.Helper()
 	before := runtime.NumGoroutine()
 	var peers sync.WaitGroup
-	g := New(Config{MaxMessage: 4096, Gateway: "gw1", linger: 20 * time.Millisecond, stall: 20 * time.Millisecond, Now: func() time.Duration { return 1 },
+	g := New(Config{MaxMessage: 4096, Gateway: "gw1", hold: 5 * time.Millisecond, linger: 20 * time.Millisecond, stall: 20 * time.Millisecond, Now: func() time.Duration { return 1 },
 		Dial: func(context.Context, netip.AddrPort) (net.Conn, error) {
 			here, there := net.Pipe()
 			peers.Go(func() { upl.play(there) })

@@ -117,3 +117,26 @@ func TestTableShowsFailures(t *testing.T) {
 		t.Errorf("%d failed:\n%s", failed, out.String())
 	}
 }
+
+// The engine's mistake at the end of the time is no failure of a target; whatever else a run says is.
+func TestEndedLate(t *testing.T) {
+	const late = "fuzz: elapsed: 57s, execs: 9 (0/sec), new interesting: 1 (total: 2)\nfuzz: elapsed: 1m1s, execs: 9 (0/sec), new interesting: 1 (total: 2)\n" +
+		"--- FAIL: FuzzX (61.01s)\n    context deadline exceeded\nFAIL\nexit status 1\nFAIL\tsealgate/pkg/x\t61.013s\n"
+	if !endedLate(late) {
+		t.Error("the engine's own mistake counts as a failure")
+	}
+	for _, out := range []string{
+		"",
+		"FAIL\n",
+		strings.Replace(late, "    context deadline exceeded\n", "", 1),
+		strings.Replace(late, "FAIL\nexit", "    Failing input written to testdata/fuzz/FuzzX/1234\nFAIL\nexit", 1),
+		strings.Replace(late, "    context deadline", "    x_test.go:12: got context deadline", 1),
+		"panic: no\n" + late,
+		strings.Replace(late, "    context", "    fuzzing process hung or terminated unexpectedly: exit status 2\n    context", 1),
+		"sealgate/pkg/x: build failed\n" + late,
+	} {
+		if endedLate(out) {
+			t.Errorf("no failure:\n%s", out)
+		}
+	}
+}

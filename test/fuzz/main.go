@@ -41,6 +41,7 @@ type outcome struct {
 	target
 	execs, news string // as the go command prints them; "" if it never did
 	took        time.Duration
+	late        bool   // it ended by the fuzzing engine's own mistake about the time; see endedLate
 	output      string // if it failed
 	err         error
 }
@@ -110,10 +111,30 @@ func fuzz(ctx context.Context, t target, length time.Duration) outcome {
 		last := all[len(all)-1]
 		o.execs, o.news = last[1], last[2]
 	}
+	if o.late = o.err != nil && endedLate(out.String()); o.late {
+		o.err = nil
+	}
 	if o.err != nil {
 		o.output = out.String()
 	}
 	return o
+}
+
+// endedLate reports whether a run failed only because the engine took the end of -fuzztime for an error of the target, which it does now
+// and then on a busy machine (go.dev/issue/75804, in Go before 1.27). It says no more than that then: a run with any other line
+// is a failure, above all one that has written an input.
+func endedLate(out string) bool {
+	late := false
+	for line := range strings.Lines(out) {
+		switch line = strings.TrimSpace(line); {
+		case line == "context deadline exceeded":
+			late = true
+		case line == "", line == "FAIL", line == "exit status 1", strings.HasPrefix(line, "fuzz: elapsed: "), strings.HasPrefix(line, "--- FAIL: Fuzz"), strings.HasPrefix(line, "FAIL\t"):
+		default:
+			return false
+		}
+	}
+	return late
 }
 
 // table prints the results, what failed in full, and returns how many did.
@@ -122,6 +143,9 @@ func table(w io.Writer, results []outcome) (failed int) {
 	fmt.Fprintln(tw, "package\ttarget\texecutions\tnew inputs\tseconds\tresult")
 	for _, o := range results {
 		result := "ok"
+		if o.late {
+			result = "ok; go.dev/issue/75804"
+		}
 		if o.err != nil {
 			result = "FAILED"
 			failed++
