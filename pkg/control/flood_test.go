@@ -30,6 +30,30 @@ func TestUnknownKeyIsAskedForAtOnce(t *testing.T) {
 	}
 }
 
+// TestUnknownKeyLostAnswer: the answer is lost, as where a broker that has lost a node has not granted the inbox yet. The question comes
+// again like any other, and once answered no more.
+func TestUnknownKeyLostAnswer(t *testing.T) {
+	w := newWorld(t)
+	gw1, _, sub := w.fleet()
+	w.drop = func(to *node, topic string) bool { return to == sub }
+	w.rotate()
+	w.run(11 * time.Second)
+	id := gw1.sendKey().ID
+	sub.m.UnknownKey(w.now(), "default", id)
+	sub.flush()
+	w.run(time.Second / 2)
+	w.drop = nil
+	w.run(2 * time.Second)
+	if sub.ring.Find("default", id) == nil {
+		t.Fatalf("not resolved:%s", describe(sub.events))
+	}
+	mark := len(w.log)
+	w.run(2 * time.Minute)
+	if n := w.countFrom(sub, KindHello, mark); n != 0 {
+		t.Errorf("%d more questions", n)
+	}
+}
+
 // TestUnknownKeyFlood: F16. A million made-up ids cost one query in 30 s and no memory.
 func TestUnknownKeyFlood(t *testing.T) {
 	w := newWorld(t)

@@ -119,13 +119,13 @@ func (m *Machine) runAsks() {
 	}
 	var keys, confirm []*group
 	for _, g := range m.ordered() {
-		query := g.unknown.take(now)
-		if g.ask.keysAt <= soon {
-			g.ask.keysAt, query = now+m.backoff(g.ask.keysTries), true
-			g.ask.keysTries++
+		if g.unknown.take(now) && g.ask.keysAt > now {
+			g.ask.keysAt, g.ask.keysTries = now, 0
 		}
-		if query {
+		if g.ask.keysAt <= soon {
 			keys, g.ask.lastKeys = append(keys, g), now
+			g.ask.keysAt = now + m.backoff(g.ask.keysTries)
+			g.ask.keysTries++
 		}
 		if g.ask.confirmAt <= soon {
 			confirm = append(confirm, g)

@@ -14,7 +14,7 @@ import (
 
 const (
 	linkBacklog = 512              // outputs of the machine that wait for the broker
-	grantWait   = 20 * time.Second // for the broker's answer to a SUBSCRIBE
+	grantWait   = 20 * time.Second // for the broker's answer to one SUBSCRIBE
 	ackWait     = time.Minute      // for the broker's answer to a PUBLISH
 )
 
@@ -107,20 +107,21 @@ func (l *link) do(ctx context.Context, out control.Output) (first error) {
 			first = err
 		}
 	}
-	wait, cancel := context.WithTimeout(ctx, grantWait)
-	defer cancel()
 	for _, filter := range out.Unsubscribe {
 		if again := l.refused[filter]; again != nil {
 			again.stop()
 			delete(l.refused, filter)
 		}
-		keep(l.conn.Unsubscribe(wait, filter))
+		keep(l.answered(ctx, func(ctx context.Context) error { return l.conn.Unsubscribe(ctx, filter) }))
 	}
 	for _, filter := range out.Subscribe {
 		if again := l.refused[filter]; again != nil && !again.ended() {
 			continue
 		}
-		err := l.conn.Subscribe(wait, filter, 1)
+		err := l.answered(ctx, func(ctx context.Context) error { return l.conn.Subscribe(ctx, filter, 1) })
+		if errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
 		if keep(err); errors.Is(err, session.ErrRefused) {
 			l.refused[filter] = l.insist(ctx, filter)
 		}
@@ -136,6 +137,13 @@ func (l *link) do(ctx context.Context, out control.Output) (first error) {
 		}
 	}
 	return first
+}
+
+// answered gives the broker its time for one answer: a cluster that has just lost a node takes seconds for each.
+func (l *link) answered(ctx context.Context, request func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, grantWait)
+	defer cancel()
+	return request(ctx)
 }
 
 // insisting is a subscription that the broker has refused and is asked for again.

@@ -1,6 +1,7 @@
 package subscriber
 
 import (
+	"bytes"
 	"container/list"
 	"time"
 
@@ -17,7 +18,8 @@ const (
 	troubledTime   = 30 * time.Second // the same while keys cannot come, and so long after
 	holdMessages   = 1024
 	holdBytes      = 8 << 20
-	negativeTime   = 30 * time.Second // a key that did not come is not waited for again so soon
+	holdCopies     = 16 * holdMessages // of held messages: what a broker repeats until it is acknowledged
+	negativeTime   = 30 * time.Second  // a key that did not come is not waited for again so soon
 	negativeKeys   = 256
 )
 
@@ -54,6 +56,7 @@ type Receiver struct {
 
 	held      []held
 	heldBytes int
+	copies    int                        // of all that are held
 	troubled  time.Duration              // until then keys may come late
 	negative  map[groupKey]time.Duration // when a key that did not come may be waited for again
 }
@@ -66,6 +69,7 @@ type groupKey struct {
 type held struct {
 	in           Incoming
 	since, until time.Duration
+	copies       []func() // Done of each repetition
 }
 
 // NewReceiver makes a receiver of at most limit streams (0: [DefaultStreams]). deliver is called for every
@@ -142,17 +146,24 @@ func (r *Receiver) Streams() int { return len(r.streams) }
 // have time left.
 func (r *Receiver) release(now time.Duration) {
 	waiting := r.held
-	r.held, r.heldBytes = nil, 0
+	r.held, r.heldBytes, r.copies = nil, 0, 0
 	for i := range waiting {
 		h := &waiting[i]
-		if m := r.judge(now, &h.in, false); m.Status != StatusUnknownKey {
-			r.report(m, &h.in)
-		} else if now < h.until {
+		m := r.judge(now, &h.in, false)
+		if m.Status == StatusUnknownKey && now < h.until {
 			r.held = append(r.held, *h)
 			r.heldBytes += len(h.in.Payload)
-		} else {
+			r.copies += len(h.copies)
+			continue
+		}
+		if m.Status == StatusUnknownKey {
 			r.giveUp(now, groupKey{m.Group, m.Key})
-			r.report(m, &h.in)
+		}
+		r.report(m, &h.in)
+		for _, done := range h.copies {
+			again := h.in
+			again.Done = done
+			r.report(r.judge(now, &again, false), &again)
 		}
 	}
 }
@@ -245,6 +256,15 @@ func (r *Receiver) hold(now time.Duration, m *Message, in *Incoming) bool {
 		delete(r.negative, k)
 	}
 	r.unknown(m.Group, m.Key)
+	for i := range r.held {
+		if h := &r.held[i]; h.in.Topic == in.Topic && h.in.QoS == in.QoS && h.in.Retain == in.Retain && bytes.Equal(h.in.Payload, in.Payload) {
+			if r.copies >= holdCopies {
+				return false
+			}
+			h.copies, r.copies = append(h.copies, in.Done), r.copies+1
+			return true
+		}
+	}
 	if len(r.held) >= holdMessages || r.heldBytes+len(in.Payload) > holdBytes {
 		return false
 	}
@@ -252,7 +272,7 @@ func (r *Receiver) hold(now time.Duration, m *Message, in *Incoming) bool {
 	if now < r.troubled {
 		wait = troubledTime
 	}
-	r.held = append(r.held, held{*in, now, now + wait})
+	r.held = append(r.held, held{in: *in, since: now, until: now + wait})
 	r.heldBytes += len(in.Payload)
 	return true
 }

@@ -315,12 +315,37 @@ func TestUnknownKeyWhileNoneCanCome(t *testing.T) {
 
 func TestHoldIsBounded(t *testing.T) {
 	b := newBench(t, 0)
-	e := b.seal(b.stream(secret(t), sealedTopic, false), 1)[0]
-	for range 1100 {
-		b.receive(sealedTopic, e, false)
+	e := b.seal(b.stream(secret(t), sealedTopic, false), 1100)
+	for i := range e {
+		b.receive(sealedTopic, e[i], false)
 	}
 	if n := len(b.got); n != 1100-1024 {
 		t.Errorf("%d were reported at once, want %d", n, 1100-1024)
+	}
+	b.got = nil
+	for range 16*1024 + 10 {
+		b.receive(sealedTopic, e[0], false)
+	}
+	if n := len(b.got); n != 10 {
+		t.Errorf("%d copies were reported at once, want 10", n)
+	}
+}
+
+// TestRepeatedWhileHeld: a broker repeats what it gets no acknowledgement of. Once the key has come the message is delivered, and the
+// repetitions are what they are after any message.
+func TestRepeatedWhileHeld(t *testing.T) {
+	b := newBench(t, 0)
+	next := secret(t)
+	e := b.seal(b.stream(next, sealedTopic, false), 2)
+	for range 3 {
+		b.receive(sealedTopic, e[0], false)
+		b.receive(sealedTopic, e[1], false)
+	}
+	b.expect()
+	b.give(b.key, next)
+	b.expect("ok", "duplicate", "duplicate", "ok", "duplicate", "duplicate")
+	if b.done != 6 {
+		t.Errorf("%d of 6 acknowledged", b.done)
 	}
 }
 
