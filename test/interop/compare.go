@@ -18,10 +18,6 @@ func (l *transcript) steps() map[string][]string {
 	}
 	for _, key := range slices.Sorted(maps.Keys(l.messages)) {
 		s, where, _ := strings.Cut(key, " ")
-		if s == over1 {
-			all[s] = append(all[s], where+" "+strings.Join(slices.Compact(slices.Clone(l.messages[key])), ", "))
-			continue
-		}
 		for _, line := range l.messages[key] {
 			all[s] = append(all[s], where+" "+line)
 		}

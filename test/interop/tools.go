@@ -7,6 +7,7 @@ import (
 	"os"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,6 +25,8 @@ type tools struct {
 	mu       sync.Mutex
 	connects map[string]command
 	subs     map[string]*lab.Proc
+
+	lingering int // see linger
 }
 
 func needTools(t lab.T) {
@@ -118,8 +121,11 @@ func (o *tools) publish(connect command, m *message) event {
 		args = append(args, "-r")
 	}
 	args = append(args, properties("publish", m.Props)...)
-	if len(m.Payload) == 0 {
+	switch {
+	case len(m.Payload) == 0:
 		return o.run(append(args, "-n"))
+	case m.QoS == 0 && len(m.Payload) < 1000:
+		return o.linger(connect, args, m.Payload)
 	}
 	p := lab.Start(o.t, lab.Cmd{Path: "mosquitto_pub", Args: append(args, "-s"), Stdin: true})
 	p.Write(m.Payload)
@@ -128,6 +134,23 @@ func (o *tools) publish(connect command, m *message) event {
 	defer cancel()
 	code, err := p.Wait(ctx)
 	return reply(code, err, p.Stderr())
+}
+
+// linger publishes with QoS 0 by a client that stays connected until the end of the test: RabbitMQ, when busy, loses what a connection
+// sent last if it has closed at once, as mosquitto_pub does.
+func (o *tools) linger(connect command, args []string, payload []byte) event {
+	o.mu.Lock()
+	o.lingering++
+	id := fmt.Sprintf("%s-%d", connect.ID, o.lingering)
+	o.mu.Unlock()
+	p := lab.Start(o.t, lab.Cmd{Path: "stdbuf", Args: append([]string{"-oL", "mosquitto_pub"}, append(args, "-i", id, "-l", "-d")...), Stdin: true})
+	p.Write(append(slices.Clone(payload), '\n'))
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	err := p.Await(ctx, func(stdout, _ []string) bool {
+		return slices.ContainsFunc(stdout, func(line string) bool { return strings.Contains(line, "sending PUBLISH") })
+	})
+	return reply(0, err, p.Stderr())
 }
 
 func properties(packet string, p *messageProps) (args []string) {
