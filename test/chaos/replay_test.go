@@ -37,12 +37,12 @@ func replaySame(s *scene) {
 		if len(sent) == 0 {
 			s.Fatalf("no %s was recorded", kind)
 		}
-		for _, l := range sent {
+		for _, l := range some(sent) {
 			s.mustRefuse(inbox, l.Payload, control.ErrNonce, gw2, alice)
 			replays += 2
 		}
 	}
-	for _, l := range append(s.sent(0, "gw2", control.KindHello), s.sent(0, "alice", control.KindHello)...) {
+	for _, l := range append(some(s.sent(0, "gw2", control.KindHello)), some(s.sent(0, "alice", control.KindHello))...) {
 		s.takeIn(gw1, l)
 		s.mustRefuse(control.ControlTopic(prefix), l.Payload, control.ErrReplayedHello, gw1)
 		replays++
@@ -56,6 +56,10 @@ func replaySame(s *scene) {
 	}
 	s.saw("%d replays refused, 0 messages under the old key, %d messages through", replays+2, n)
 }
+
+// some are as many of the letters as a member's log tells of when all are refused: it has room for 20 warnings at once. A fleet that was slow to begin
+// has sent more.
+func some(all []embedded.Letter) []embedded.Letter { return all[:min(len(all), 8)] }
 
 // takeIn makes sure that a keeper has seen a Hello: one that was sent before the keeper led is new to it.
 func (s *scene) takeIn(n *node, l embedded.Letter) {
