@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -79,14 +78,10 @@ func FindTool(name string) (string, bool) {
 // CanNamespace reports whether this process may make network namespaces.
 func CanNamespace() bool { return os.Geteuid() == 0 && canUnshare() }
 
-// canUnshare tries to make a network namespace on a thread of its own, which ends with the attempt.
+// canUnshare tries to make a network namespace. The thread must live on: it may be the one that started another test's programs, and
+// they end with it (see Start).
 func canUnshare() bool {
-	ok := make(chan bool)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends here, and the namespace with it
-		ok <- unix.Unshare(unix.CLONE_NEWNET) == nil
-	}()
-	return <-ok
+	return onThread(func() error { return unix.Unshare(unix.CLONE_NEWNET) }) == nil
 }
 
 // FreePort returns a TCP port on 127.0.0.1 that was free a moment ago.

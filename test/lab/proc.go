@@ -41,7 +41,8 @@ type Cmd struct {
 	Args  []string
 	Env   []string // added to the caller's
 	Dir   string
-	Stdin bool // keep a pipe to the process's standard input, see Write
+	User  uint32 // who to be, with the group of the same number; 0: the caller
+	Stdin bool   // keep a pipe to the process's standard input, see Write
 }
 
 // Start starts a process. When the test has failed, the last lines of its standard error go to the test's log, unless it
@@ -53,6 +54,9 @@ func Start(t T, c Cmd) *Proc {
 	p.cmd.Dir = c.Dir
 	p.cmd.Env = append(os.Environ(), c.Env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	if c.User != 0 {
+		p.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: c.User, Gid: c.User}
+	}
 	stdout, err1 := p.cmd.StdoutPipe()
 	stderr, err2 := p.cmd.StderrPipe()
 	var err3 error
@@ -76,7 +80,7 @@ func Start(t T, c Cmd) *Proc {
 	t.Cleanup(func() {
 		p.Kill()
 		if t.Failed() && p.cmd.ProcessState.ExitCode() != 0 {
-			t.Logf("%s %s wrote at the end:\n%s", p.Name, strings.Join(c.Args, " "), tail(p.Stderr(), 30))
+			t.Logf("%s %s ended with %v and wrote at the end:\n%s", p.Name, strings.Join(c.Args, " "), p.cmd.ProcessState, tail(p.Stderr(), 30))
 		}
 	})
 	return p
