@@ -14,9 +14,9 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 MAX_BYTES   := 9000000
 COLD        := github.com/... fmt math/big encoding/json encoding/asn1 log/slog crypto/x509 vendor/golang.org/x/crypto/cryptobyte net/url flag \
 	reflect os strconv net encoding/hex encoding/base64 encoding/pem time crypto/rsa crypto/ecdsa $(patsubst %,crypto/internal/fips140/%,rsa ecdsa drbg) \
-	net/http mime/... vendor/golang.org/x/net/... vendor/golang.org/x/text/... debug/... compress/... internal/zstd context strings syscall \
+	net/http mime/... vendor/golang.org/x/net/... vendor/golang.org/x/text/... debug/... compress/... internal/zstd context strings syscall os/user \
 	crypto/elliptic crypto/internal/fips140/bigmod sealgate/cmd/... sealgate/bpf \
-	$(patsubst %,sealgate/pkg/%,checkpoint config control counters enrol/... keylink member steer strictoml)
+	$(patsubst %,sealgate/pkg/%,checkpoint config confine control counters enrol/... keylink member steer strictoml)
 PLATFORMS   := linux/amd64 linux/arm64 linux/arm linux/mipsle linux/mips
 
 # Tests may skip on a laptop, for want of root or a program; nowhere else.

@@ -4,6 +4,12 @@ package main
 import (
 	"sealgate/cmd/controld/daemon"
 	"sealgate/cmd/internal/cmdenv"
+	"sealgate/pkg/confine"
 )
 
-func main() { cmdenv.Exec(daemon.Main) }
+func main() {
+	cmdenv.Exec(func(env cmdenv.Env) int {
+		env.Confine = confine.Process
+		return daemon.Main(env)
+	})
+}

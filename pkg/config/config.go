@@ -67,6 +67,7 @@ type Config struct {
 	State    string // directory for what must survive a restart
 	Keylink  string // path of the unix socket between controld and gatewayd
 	Keep     string // where a keeper's keys outlive controld: KeepAuto, KeepNone or an absolute path
+	User     string // the account that gatewayd becomes once what needs root is open; empty: none
 
 	Steer    Steer
 	Uplink   Uplink

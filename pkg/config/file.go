@@ -9,6 +9,7 @@ type file struct {
 	State    string       `toml:"state"`
 	Keylink  string       `toml:"keylink"`
 	Keep     string       `toml:"keep"`
+	User     string       `toml:"user"`
 	Steer    steerFile    `toml:"steer"`
 	Uplink   uplinkFile   `toml:"uplink"`
 	Control  controlFile  `toml:"control"`

@@ -23,6 +23,18 @@ const (
 	identityCA   = "ca.crt"
 )
 
+// Reads are the directories of the files that the configuration names, and of itself: a file that is replaced is a new one in the same
+// directory. The identity's is among them.
+func (c *Config) Reads() []string {
+	dirs := []string{c.Identity}
+	for _, file := range []string{c.File, c.Uplink.CA, c.Uplink.Cert, c.Uplink.Key, c.Control.CA, c.Control.Cert, c.Control.Key, c.Control.PasswordFile} {
+		if file != "" {
+			dirs = append(dirs, filepath.Dir(file))
+		}
+	}
+	return dirs
+}
+
 // CheckFiles checks that the files and directories that the configuration names are there,
 // readable and of the kind they should be, as far as the given roles use them. It reads no
 // private key of the identity. The error is a [strictoml.Problems] with all that is wrong.

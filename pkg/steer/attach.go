@@ -238,13 +238,14 @@ func removeFilter(l iface) error {
 	return nil
 }
 
-// unpin removes the pinned link of an interface, which detaches its program. No pin is no error.
+// unpin removes the pinned link of an interface, which detaches its program. No pin is no error; nor is it that a confined process may
+// not look, because what was pinned then went at its start.
 func unpin(name string) error {
 	dir, err := pinPath()
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("remove the pinned link: %w", err)
 	}
 	return nil

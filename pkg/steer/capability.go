@@ -19,14 +19,39 @@ var (
 	capBPF      = capability{"CAP_BPF", unix.CAP_BPF, unix.CAP_SYS_ADMIN} // CAP_BPF is younger than bpf(2)
 )
 
-// needCapabilities returns an error that names the capabilities this process does not have.
-func needCapabilities(doing string, need ...capability) error {
+// Capabilities are what a mode goes on needing after [Listen], as unix.CAP_NET_ADMIN: to steer an interface that is made again, and to
+// give a verdict on a packet. The error is that of the kernel, which was asked what this process has.
+func Capabilities(mode string) (keep []int, err error) {
+	need := map[string][]capability{ModeTC: {capNetAdmin, capBPF}, ModeNFQueue: {capNetAdmin}}[mode]
+	has, err := effective()
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range need {
+		if !has(c.number) {
+			c.number = c.or
+		}
+		keep = append(keep, int(c.number))
+	}
+	return keep, nil
+}
+
+// effective reports, of each capability, whether this process has it.
+func effective() (has func(uint) bool, err error) {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&header, &data[0]); err != nil {
-		return fmt.Errorf("%s: read this process's capabilities: %w", doing, err)
+		return nil, fmt.Errorf("read this process's capabilities: %w", err)
 	}
-	has := func(n uint) bool { return data[n/32].Effective&(1<<(n%32)) != 0 }
+	return func(n uint) bool { return data[n/32].Effective&(1<<(n%32)) != 0 }, nil
+}
+
+// needCapabilities returns an error that names the capabilities this process does not have.
+func needCapabilities(doing string, need ...capability) error {
+	has, err := effective()
+	if err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
 	var missing []string
 	for _, c := range need {
 		if !has(c.number) && !has(c.or) {

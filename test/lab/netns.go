@@ -176,6 +176,30 @@ func Veth(t T, a *Namespace, nameA string, b *Namespace, nameB string) {
 	b.up(t, nameB)
 }
 
+// CutLAN takes the gateway's interface to the devices away, and the devices' with it.
+func (topo *Topology) CutLAN(t T) {
+	t.Helper()
+	topo.Gateway.netlink(t, "remove "+topo.LAN, func(h *netlink.Handle) error {
+		l, err := h.LinkByName(topo.LAN)
+		if err != nil {
+			return err
+		}
+		return h.LinkDel(l)
+	})
+}
+
+// LayLAN lays the cable between gateway and devices.
+func (topo *Topology) LayLAN(t T) {
+	t.Helper()
+	Veth(t, topo.Gateway, topo.LAN, topo.Sensor, "eth0")
+	topo.Sensor.AddAddr(t, "eth0", SensorIP4+"/24")
+	topo.Sensor.AddAddr(t, "eth0", SensorIP6+"/64")
+	topo.Gateway.AddAddr(t, topo.LAN, LANIP4+"/24")
+	topo.Gateway.AddAddr(t, topo.LAN, LANIP6+"/64")
+	topo.Sensor.AddRoute(t, "default", LANIP4)
+	topo.Sensor.AddRoute(t, "default", LANIP6)
+}
+
 // Topology is the routed set-up of every whole-system test: a sensor network, the gateway that routes, and the uplink
 // network where the broker stands.
 //
@@ -215,14 +239,12 @@ func NewTopology(t T) *Topology {
 		LAN:     fmt.Sprintf("lan%dx%d", os.Getpid(), n),
 		Up:      fmt.Sprintf("up%dx%d", os.Getpid(), n),
 	}
-	Veth(t, topo.Gateway, topo.LAN, topo.Sensor, "eth0")
+	topo.LayLAN(t)
 	Veth(t, topo.Gateway, topo.Up, topo.Uplink, "eth0")
 	for _, a := range []struct {
 		ns           *Namespace
 		ifname, cidr string
 	}{
-		{topo.Sensor, "eth0", SensorIP4 + "/24"}, {topo.Sensor, "eth0", SensorIP6 + "/64"},
-		{topo.Gateway, topo.LAN, LANIP4 + "/24"}, {topo.Gateway, topo.LAN, LANIP6 + "/64"},
 		{topo.Gateway, topo.Up, UpIP4 + "/24"}, {topo.Gateway, topo.Up, UpIP6 + "/64"},
 		{topo.Uplink, "eth0", BrokerIP4 + "/24"}, {topo.Uplink, "eth0", BrokerIP6 + "/64"},
 	} {
@@ -230,10 +252,8 @@ func NewTopology(t T) *Topology {
 	}
 	topo.Gateway.Sysctl(t, "net/ipv4/ip_forward", "1")
 	topo.Gateway.Sysctl(t, "net/ipv6/conf/all/forwarding", "1")
-	for ns, via := range map[*Namespace][2]string{topo.Sensor: {LANIP4, LANIP6}, topo.Uplink: {UpIP4, UpIP6}} {
-		ns.AddRoute(t, "default", via[0])
-		ns.AddRoute(t, "default", via[1])
-	}
+	topo.Uplink.AddRoute(t, "default", UpIP4)
+	topo.Uplink.AddRoute(t, "default", UpIP6)
 	return topo
 }
 

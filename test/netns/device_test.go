@@ -34,9 +34,10 @@ type devices struct {
 
 // counts is what happened in one phase.
 type counts struct {
-	attempts int // connections tried, whatever became of them
-	acked    int // messages acknowledged
-	ended    int // connections that ended after CONNACK
+	attempts int    // connections tried, whatever became of them
+	acked    int    // messages acknowledged
+	ended    int    // connections that ended after CONNACK
+	refused  string // why the last connection that could not be made was not
 }
 
 func startDevices(t *testing.T, ns *lab.Namespace, n int, phase string, addrs ...string) *devices {
@@ -125,6 +126,7 @@ func (d *devices) session(ctx context.Context, i int, addr string) {
 	defer cancel()
 	conn, err := d.ns.Dial(dialCtx, "tcp", addr)
 	if err != nil {
+		d.note(*d.phase.Load(), func(c *counts) { c.refused = err.Error() })
 		return
 	}
 	defer context.AfterFunc(ctx, func() { conn.Close() })()

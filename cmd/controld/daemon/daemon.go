@@ -181,6 +181,9 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) error {
 		return err
 	}
 	defer d.server.Close()
+	if err := confined(env, cfg, log); err != nil {
+		return err
+	}
 	// Nobody is answered before Serve, so what answers may count on the member.
 	// It ends with Close, which has last words to say, and not with ctx.
 	if d.member, err = member.Start(context.WithoutCancel(ctx), mc); err != nil {

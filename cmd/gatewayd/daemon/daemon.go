@@ -114,10 +114,13 @@ func report(env cmdenv.Env, err error) int {
 }
 
 func steerOptions(cfg *config.Config) steer.Options {
-	s := &cfg.Steer
+	s, attach := &cfg.Steer, ""
+	if cfg.User != "" {
+		attach = steer.AttachClsact // links are pinned where only root may
+	}
 	return steer.Options{
 		Mode: s.Mode, LAN: s.LAN, Uplink: s.Uplink, Bridge: s.Bridge, Ports: s.Ports, Listen: s.Listen,
-		SpoofSource: s.SpoofSource, FixedBroker: len(cfg.Uplink.Broker) > 0, ConfigFile: cfg.File,
+		SpoofSource: s.SpoofSource, FixedBroker: len(cfg.Uplink.Broker) > 0, ConfigFile: cfg.File, Attach: attach,
 	}
 }
 

@@ -41,6 +41,7 @@ func needRestart(old, next *config.Config) []string {
 		{"fleet", old.Fleet, next.Fleet},
 		{"identity", old.Identity, next.Identity},
 		{"keylink", old.Keylink, next.Keylink},
+		{"user", old.User, next.User},
 		{"[steer]", old.Steer, next.Steer},
 		{"control.prefix", old.Control.Prefix, next.Control.Prefix},
 		{"downlink.tell_status", old.Downlink.TellStatus, next.Downlink.TellStatus},

@@ -71,6 +71,9 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer steering.Close()
+	if err := d.confine(env); err != nil {
+		return err
+	}
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
 	defer unlink()

@@ -16,6 +16,8 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+
+	"sealgate/pkg/confine"
 )
 
 // Exit codes of every program.
@@ -33,6 +35,9 @@ type Env struct {
 	Stdout io.Writer
 	Stderr io.Writer
 	Getenv func(string) string
+
+	// Confine is [confine.Process]; nil: the process has other work besides, as a test's has.
+	Confine func(confine.Options) (missing []string, err error)
 
 	// Reload replaces SIGHUP, for tests; nil: the process's own signal. See Hangups.
 	Reload <-chan os.Signal
