@@ -283,8 +283,10 @@ func (d *downPath) forward(f mqttparse.Frame, p *mqttparse.Publish) error {
 // forges, and no message that blocks the in-flight window for ever (F8).
 func (d *downPath) refuse(p *mqttparse.Publish, v verdict) error {
 	d.tally.add(v)
-	d.c.g.report.warn("refused "+verdictWords[v].verdict, "a message from the broker is not delivered: "+verdictWords[v].why,
-		"topic", clip(p.Topic), "client", d.c.client)
+	if v != downClear {
+		d.c.g.report.warn("refused "+verdictWords[v].verdict, "a message from the broker is not delivered: "+verdictWords[v].why,
+			"topic", clip(p.Topic), "client", d.c.client)
+	}
 	if p.QoS == 0 {
 		return nil
 	}

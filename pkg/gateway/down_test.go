@@ -92,7 +92,8 @@ func TestBrokersTricksAreRefused(t *testing.T) {
 		want verdict
 	}{
 		{"plaintext", func(*fleet) mqttparse.Publish { return message("s/a", "hello", 1, 5) }, downPlaintext},
-		{"empty", func(*fleet) mqttparse.Publish { return message("s/a", "", 1, 5) }, downPlaintext},
+		{"empty", func(*fleet) mqttparse.Publish { return message("k/a", "", 1, 5) }, downPlaintext},
+		{"a clear", func(*fleet) mqttparse.Publish { return message("s/a", "", 1, 5) }, downClear},
 		{"cut envelope", func(f *fleet) mqttparse.Publish {
 			m := good(f)
 			m.Payload = m.Payload[:len(m.Payload)-1]

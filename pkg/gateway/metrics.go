@@ -31,6 +31,7 @@ const (
 	downPass
 	downDeny
 	downControl
+	downClear
 	downPlaintext
 	downForged
 	downUnknownKey
@@ -56,6 +57,7 @@ var verdictWords = [verdicts]struct{ direction, verdict, why string }{
 	downPass:       {"down", "pass", ""},
 	downDeny:       {"down", "deny", "policy denies its topic"},
 	downControl:    {"down", "control", "control messages are not for devices"},
+	downClear:      {"down", "clear", ""}, // a sealed message tells the device of it
 	downPlaintext:  {"down", "plaintext", "it is not sealed, on a topic that is"},
 	downForged:     {"down", "forged", "it does not authenticate: forged, damaged, or moved from another topic"},
 	downUnknownKey: {"down", "unknown-key", "its key is not known and did not come in time"},

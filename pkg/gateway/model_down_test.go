@@ -262,7 +262,7 @@ func (l *modelLine) mayRefuse(e downExpected) bool {
 	debt := o.debt(l.session, e.m.modelMessage)
 	delete(debt.envelopes, string(e.p.Payload))
 	switch {
-	case o.ever[l.d.id][uid], s.atMostOnce[uid], debt.excused, elsewhere:
+	case uid == 0, o.ever[l.d.id][uid], s.atMostOnce[uid], debt.excused, elsewhere:
 		return true
 	default:
 		l.w.fail("%s: message u%08d is refused as one that the device has, and it has not", l, uid)

@@ -224,7 +224,28 @@ func (l *modelLine) expectUp(packet []byte) {
 			}
 		}
 	}
-	l.checks.up = append(l.checks.up, u)
+	l.checks.up = append(l.checks.up, l.parts(u)...)
+}
+
+// parts is what the broker gets of a packet: of one that deletes a retained message two, that and a sealed one for who listens (spec 3.2).
+func (l *modelLine) parts(u upExpected) []upExpected {
+	if u.f.Type() != mqttparse.PUBLISH || u.denied || !isClear(&u.p) || l.w.table.Publish(u.p.Topic).Verdict != policy.Seal {
+		return []upExpected{u}
+	}
+	deletes, tells := u, u
+	tells.p.Retain = false
+	loose := &deletes.p
+	if u.p.QoS == 2 {
+		loose = &tells.p
+	}
+	loose.QoS, loose.PacketID, loose.Dup = 0, 0, false
+	switch {
+	case u.p.QoS < 2:
+		return []upExpected{deletes, tells}
+	case u.p.Dup:
+		return []upExpected{deletes}
+	}
+	return []upExpected{tells, deletes}
 }
 
 func isClear(p *mqttparse.Publish) bool { return p.Retain && len(p.Payload) == 0 }

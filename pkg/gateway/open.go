@@ -148,6 +148,8 @@ func (d *downPath) open(p *mqttparse.Publish) (sealed bool, err error) {
 	switch {
 	case dec.Verdict != policy.Seal:
 		return false, nil
+	case len(p.Payload) == 0 && dec.ClearRetained:
+		return true, d.refuse(p, downClear)
 	case bad != nil && !crypto.LooksSealed(p.Payload):
 		return true, d.refuse(p, downPlaintext)
 	case bad != nil:

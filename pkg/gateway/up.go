@@ -173,7 +173,7 @@ func (u *upPath) publish(f mqttparse.Frame) error {
 		if !s.clear {
 			return u.deny(p)
 		}
-		return u.clear(f, p)
+		return u.clear(s, p)
 	}
 	return u.sealTimed(s, p)
 }
@@ -288,19 +288,6 @@ func (u *upPath) forward(f mqttparse.Frame, p *mqttparse.Publish) error {
 	}
 	u.out.b = append(u.out.b, p.Payload...)
 	return nil
-}
-
-// clear forwards a message that deletes a retained one. It has no payload to seal, and goes without
-// the properties that describe one: outside an envelope everybody could read them.
-func (u *upPath) clear(f mqttparse.Frame, p *mqttparse.Publish) error {
-	u.tally.add(upClear)
-	inner, outer := u.props.of(p)
-	if len(inner) == 0 {
-		return u.forward(f, p)
-	}
-	p.Properties = outer
-	_, err := u.header(p, 0)
-	return err
 }
 
 // deny refuses a message. The device is never told that it arrived: MQTT 5 has a negative

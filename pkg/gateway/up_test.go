@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -103,14 +104,49 @@ func TestPassIsByteIdentical(t *testing.T) {
 	}
 }
 
+// What deletes a retained message goes as it is, and a sealed message without payload goes with it, for subscribers (spec 3.2).
 func TestRetainedClear(t *testing.T) {
 	f := newFleet(t)
 	b := newBench(t, f.rotate(1), mqttparse.V311, Config{})
+	type packet struct {
+		retain, dup, sealed bool
+		qos                 byte
+		id                  uint16
+	}
 	clear := message("s/a", "", 0, 0)
 	clear.Retain = true
-	in := publishPacket(mqttparse.V311, clear)
-	if out := b.fromDevice(t, in); !bytes.Equal(out, in) {
-		t.Errorf("a clear must pass as it is: % x", out)
+	var first []byte
+	for _, tt := range []struct {
+		qos  byte
+		dup  bool
+		want []packet
+	}{
+		{0, false, []packet{{true, false, false, 0, 0}, {false, false, true, 0, 0}}},
+		{1, false, []packet{{true, false, false, 0, 0}, {false, false, true, 1, 7}}},
+		{1, true, []packet{{true, false, false, 0, 0}, {false, true, true, 1, 7}}},
+		{2, false, []packet{{false, false, true, 0, 0}, {true, false, false, 2, 8}}},
+		{2, true, []packet{{true, true, false, 2, 8}}}, // deletes once, and who listens has been told
+	} {
+		p := clear
+		p.QoS, p.Dup, p.PacketID = tt.qos, tt.dup, []uint16{0, 7, 8}[tt.qos]
+		out := publishes(t, mqttparse.V311, b.fromDevice(t, publishPacket(mqttparse.V311, p)))
+		var got []packet
+		for _, o := range out {
+			sealed := len(o.Payload) > 0
+			if sealed {
+				if _, _, payload := f.unseal("default", o); len(payload) > 0 {
+					t.Errorf("QoS %d: sealed %q", tt.qos, payload)
+				}
+				if tt.qos == 1 && tt.dup && !bytes.Equal(o.Payload, first) {
+					t.Error("sent again as other bytes")
+				}
+				first = o.Payload
+			}
+			got = append(got, packet{o.Retain, o.Dup, sealed, o.QoS, o.PacketID})
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("QoS %d, DUP %v: %v, want %v", tt.qos, tt.dup, got, tt.want)
+		}
 	}
 	kept := clear
 	kept.Topic = []byte("k/a")

@@ -103,7 +103,7 @@ func (p *publisher) forget(name string) {
 // is written.
 //
 // Without a key nothing leaves: the message waits until ctx ends. An empty retained message clears a
-// retained one; it passes as it is where the policy allows clears.
+// retained one, where the policy allows clears, and subscribers get a message without payload.
 func (c *Client) Publish(ctx context.Context, name string, payload []byte, qos byte, retain bool) error {
 	return c.Send(ctx, &Publication{Topic: name, Payload: payload, QoS: qos, Retain: retain})
 }
@@ -126,9 +126,14 @@ func (c *Client) send(ctx context.Context, p *Publication) error {
 	if err != nil {
 		return err
 	}
+	parts := c.parts(p, wire)
 	conn, err := c.connection(ctx)
 	for err == nil {
-		err = conn.Send(ctx, wire).Wait(ctx)
+		for _, part := range parts {
+			if err = conn.Send(ctx, part).Wait(ctx); err != nil {
+				break
+			}
+		}
 		if err == nil && head.Next > 0 {
 			c.member.ReportStreams([]control.StreamHead{head}) // receivers hold this client to what it has sent
 		}
@@ -171,10 +176,7 @@ func (c *Client) prepare(ctx context.Context, p *Publication) (out *Publication,
 	case d.Verdict != policy.Seal:
 		return nil, head, errors.New("the fleet policy denies this topic: no group covers it")
 	}
-	out.Properties = Properties{} // inside, or, of a clear, nowhere (spec 3)
-	if len(p.Payload) == 0 && p.Retain && d.ClearRetained {
-		return out, head, nil
-	}
+	out.Properties = Properties{} // inside
 	props, err := p.Properties.AppendTo(nil)
 	if err != nil {
 		return nil, head, err
@@ -185,6 +187,22 @@ func (c *Client) prepare(ctx context.Context, p *Publication) (out *Publication,
 	}
 	out.Payload, head, err = c.out.seal(p.Topic, d, key, props, p.Payload)
 	return out, head, err
+}
+
+// parts is what goes onto the wire: sealed, but of a message that deletes a retained one, where the policy allows that, two: what deletes, and
+// what tells those who listen (spec 3.2).
+func (c *Client) parts(p, sealed *Publication) []*Publication {
+	d := c.member.State().Table.Publish([]byte(p.Topic))
+	if len(p.Payload) > 0 || !p.Retain || d.Verdict != policy.Seal || !d.ClearRetained {
+		return []*Publication{sealed}
+	}
+	deletes := &Publication{Topic: p.Topic, Retain: true, Expiry: p.Expiry}
+	sealed.Retain = false
+	if p.QoS < 2 {
+		return []*Publication{deletes, sealed}
+	}
+	deletes.QoS, sealed.QoS = 2, 0
+	return []*Publication{sealed, deletes}
 }
 
 // sendKey is the key that this member may seal under in a group; it waits for one.

@@ -110,9 +110,24 @@ func (r *Receiver) known(id streamID) bool {
 // Receive takes one message. It is reported before Receive returns, unless its key is
 // missing and it is held.
 func (r *Receiver) Receive(now time.Duration, in Incoming) {
+	if r.clears(&in) {
+		if in.Done != nil {
+			in.Done()
+		}
+		return
+	}
 	if m := r.judge(now, &in, true); m != nil {
 		r.report(m, &in)
 	}
+}
+
+// clears reports whether a message only deletes a retained one at the broker: nobody has vouched for it, and a sealed one tells of it (spec 3.2).
+func (r *Receiver) clears(in *Incoming) bool {
+	if len(in.Payload) > 0 || r.table == nil {
+		return false
+	}
+	d := r.table.Receive([]byte(in.Topic))
+	return d.Verdict == policy.Seal && d.ClearRetained
 }
 
 // Advance reports the held messages whose time is over.

@@ -237,3 +237,42 @@ func TestLockFilesNameNoHost(t *testing.T) {
 		}
 	}
 }
+
+// Each statement of the specification of MQTT names the tests that hold it, and they exist.
+func TestStatementsNameTheirTests(t *testing.T) {
+	root := lab.Root(t)
+	b, err := os.ReadFile(filepath.Join(root, "docs/spec/mqtt.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	exists := map[string]bool{}
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		code, err := os.ReadFile(path)
+		for _, m := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`).FindAllSubmatch(code, -1) {
+			exists[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`")
+	for _, m := range name.FindAllStringSubmatch(string(b), -1) {
+		if !exists[m[1]] {
+			t.Errorf("docs/spec/mqtt.md names %s, which does not exist", m[1])
+		}
+	}
+	statements := regexp.MustCompile(`(?m)^\d+\. `).Split(string(b), -1)[1:]
+	for _, s := range statements {
+		s, _, _ = strings.Cut(s, "\n\n")
+		if !name.MatchString(s) {
+			t.Errorf("no test is named that holds: %.80s…", s)
+		}
+	}
+	if len(statements) < 20 {
+		t.Errorf("only %d statements found", len(statements))
+	}
+}

@@ -30,8 +30,6 @@ func (h how) String() string {
 
 // explained is all that is not the same, or not tried. Whatever else differs is a failure.
 var explained = []exception{
-	{"", "", 0, "clear", differs, "A message that deletes a retained one has no payload, so there is nothing to authenticate it by: it deletes at " +
-		"the broker, and subscribers behind a gateway are not shown it, as no other message that is not sealed (spec/envelope.md 2, 7.1)."},
 	{"mochi-mqtt", "mosquitto_pub/sub mqtt.js python3-paho-mqtt", 5, "will", differs, "The broker forgets the content type of a will. Through " +
 		"Sealgate it comes, because it travels inside the envelope. (paho.golang does not send it.)"},
 	{"mochi-mqtt", "paho.mqtt.golang paho.golang mqtt.js python3-paho-mqtt", 0, "away", inAnyOrder, "The broker sorts what waits for a session by the second " +
