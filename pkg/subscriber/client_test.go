@@ -283,6 +283,52 @@ func TestHostileBroker(t *testing.T) {
 	}
 }
 
+// Who listens is told of a clear by a sealed message, at every QoS, and by nothing that a broker could have made up; who comes later finds
+// nothing retained (spec 3.2).
+func TestClearsAreTold(t *testing.T) {
+	b := embedded.Start(t, embedded.Options{})
+	f := newFleet(t, nil)
+	f.keeper(b.URL(), nil)
+	in := newInbox()
+	alice := connect(t, subscriber.Options{Member: f.identity(crypto.RoleSubscriber, "alice"), Broker: b.URL(), Handler: in.handle})
+	if err := alice.Subscribe(within(t), 1, "plant/#"); err != nil {
+		t.Fatal(err)
+	}
+	want := ""
+	for qos := range byte(3) {
+		name := fmt.Sprintf("plant/%d", qos)
+		for _, text := range []string{"on", ""} {
+			if err := alice.Publish(within(t), name, []byte(text), qos, true); err != nil {
+				t.Fatal(err)
+			}
+			want += fmt.Sprintf("%s %q ok; ", name, text)
+		}
+	}
+	b.Inject("plant/0", nil, 1, false)
+	if err := alice.Publish(within(t), "plant/end", nil, 1, false); err != nil {
+		t.Fatal(err)
+	}
+	want += `plant/end "" ok; `
+	got := ""
+	for _, m := range in.await(t, 7) {
+		got += fmt.Sprintf("%s %q %s; ", m.Topic, m.Payload, m.Status)
+	}
+	if got != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+	later := newInbox()
+	bob := connect(t, subscriber.Options{Member: f.identity(crypto.RoleSubscriber, "bob"), Broker: b.URL(), Handler: later.handle})
+	if err := bob.Subscribe(within(t), 1, "plant/#"); err != nil {
+		t.Fatal(err)
+	}
+	if err := alice.Publish(within(t), "plant/last", []byte("x"), 1, false); err != nil {
+		t.Fatal(err)
+	}
+	if m := later.await(t, 1)[0]; m.Topic != "plant/last" {
+		t.Errorf("retained after it was cleared: %s %q", m.Topic, m.Payload)
+	}
+}
+
 func TestControlMessagesAreNotDelivered(t *testing.T) {
 	b := embedded.Start(t, embedded.Options{})
 	f := newFleet(t, nil)
