@@ -28,7 +28,8 @@ type keeperState struct {
 	seen      map[[16]byte]struct{}      // nonces taken in, see order
 	order     [][16]byte                 // the same, oldest first; at most MaxSeenNonces
 	served    map[[32]byte]time.Duration // when each certificate's bucket of MemberBurst Grants is full again, unless that has passed
-	sweepAt   time.Duration              // forget those of served that have passed
+	asking    map[[32]byte]time.Duration // until when a Hello made with each certificate may stand in line, so that it is looked for
+	sweepAt   time.Duration              // forget those of served and asking that have passed
 }
 
 // pendingHello is a Hello that waits for its answer.
@@ -69,7 +70,7 @@ func (m *Machine) classOf(groups []HelloGroup, who crypto.Member) class {
 }
 
 func (k *keeperState) init(rate int) {
-	*k = keeperState{batchAt: never, hpke: newBucket(rate, 2*rate), late: newBucket(rate, rate), standby: newBucket(StandbyRate, 2*StandbyRate), signature: newBucket(ConfirmRate, ConfirmBurst), seen: make(map[[16]byte]struct{}), served: make(map[[32]byte]time.Duration)}
+	*k = keeperState{batchAt: never, hpke: newBucket(rate, 2*rate), late: newBucket(rate, rate), standby: newBucket(StandbyRate, 2*StandbyRate), signature: newBucket(ConfirmRate, ConfirmBurst), seen: make(map[[16]byte]struct{}), served: make(map[[32]byte]time.Duration), asking: make(map[[32]byte]time.Duration)}
 }
 
 // drop forgets who waits; they ask again.
@@ -240,34 +241,42 @@ func (m *Machine) queueHello(h *Hello, from crypto.Member, msg []byte) error {
 		queue, limit = &m.keeper.confirms, MaxPendingConfirms
 		m.keeper.batchAt = min(m.keeper.batchAt, m.now.Mono+ConfirmBatch)
 	}
-	if err := enqueue(queue, p, limit); err != nil {
-		return err
+	if m.keeper.asking[from.CertHash] <= m.now.Mono || !replace(*queue, p) { // thousands may stand in line
+		if err := enqueue(queue, p, limit); err != nil {
+			return err
+		}
 	}
+	m.keeper.asking[from.CertHash] = m.now.Mono + 2*NonceLife
 	m.keeper.markSeen(h.Nonce)
 	m.event(Event{Kind: KindHello, Result: ResultAccepted, From: label(from), Detail: "wants " + h.Want.String()})
 	return nil
 }
 
-// enqueue puts p behind its class, in a full line in the place of the last of a lower class, or in the place of an older Hello: of the same session, or the
-// oldest of the same member if that has MemberBurst sessions waiting already.
-func enqueue(queue *[]*pendingHello, p *pendingHello, limit int) error {
+// replace puts p in the place of an older Hello, if there is one: of the same session, or the oldest of the same member if that has MemberBurst
+// sessions waiting already.
+func replace(queue []*pendingHello, p *pendingHello) bool {
 	oldest, sessions := -1, 0
-	for i, old := range *queue {
+	for i, old := range queue {
 		if old.from.CertHash != p.from.CertHash {
 			continue
 		}
 		if old.hello.Inbox == p.hello.Inbox {
-			(*queue)[i] = p
-			return nil
+			queue[i] = p
+			return true
 		}
 		if sessions++; oldest < 0 {
 			oldest = i
 		}
 	}
 	if sessions >= MemberBurst {
-		(*queue)[oldest] = p
-		return nil
+		queue[oldest] = p
+		return true
 	}
+	return false
+}
+
+// enqueue puts p behind its class, in a full line in the place of the last of a lower class.
+func enqueue(queue *[]*pendingHello, p *pendingHello, limit int) error {
 	if n := len(*queue); n >= limit {
 		if (*queue)[n-1].class <= p.class {
 			return ErrFlood
@@ -285,7 +294,9 @@ func (m *Machine) runKeeper() {
 	k, now := &m.keeper, m.now.Mono
 	if k.sweepAt <= now {
 		k.sweepAt = now + MemberInterval
-		maps.DeleteFunc(k.served, func(_ [32]byte, full time.Duration) bool { return full <= now })
+		passed := func(_ [32]byte, at time.Duration) bool { return at <= now }
+		maps.DeleteFunc(k.served, passed)
+		maps.DeleteFunc(k.asking, passed)
 	}
 	waiting, served := k.grants[:0], 0
 	for i, p := range k.grants {
