@@ -255,21 +255,27 @@ func (c *conn) adopt(connAck []byte) {
 }
 
 // deviceAck notes that the device has acknowledged a message from the broker: its window
-// commits now, and not before (spec 7.4). The acknowledgement itself passes.
-func (c *conn) deviceAck(f mqttparse.Frame) error {
+// commits now, and not before (spec 7.4). It gives what passes: the acknowledgement itself, or, of a message that was refused and
+// that the device was asked for, one that says the same whether the device has it or not.
+func (c *conn) deviceAck(f mqttparse.Frame) ([]byte, error) {
 	s := c.sess
 	if !s.hasDue.Load() {
-		return nil
+		return f.Raw, nil
 	}
 	id, reason, err := mqttparse.ParseAck(f, c.version)
 	if err != nil {
-		return malformed(err)
+		return nil, malformed(err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.due.get(id)
-	if r == nil || r.stream == nil {
-		return nil
+	switch {
+	case r == nil || r.stream == nil && (!r.asks || f.Type() != mqttparse.PUBCOMP):
+		return f.Raw, nil
+	case r.stream == nil:
+		s.due.remove(id)
+		s.hasDue.Store(s.due.n > 0)
+		return mqttparse.AppendAck(nil, c.version, mqttparse.PUBCOMP, id, 0), nil
 	}
 	failed := reason >= 0x80
 	if f.Type() != mqttparse.PUBCOMP && !failed && !r.counted {
@@ -281,7 +287,7 @@ func (c *conn) deviceAck(f mqttparse.Frame) error {
 		s.due.remove(id)
 		s.hasDue.Store(s.due.n > 0)
 	}
-	return nil
+	return f.Raw, nil
 }
 
 // brokerAck frees the record of a message that the broker has acknowledged.

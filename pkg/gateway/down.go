@@ -293,9 +293,9 @@ func (d *downPath) refuse(p *mqttparse.Publish, v verdict) error {
 	ack := mqttparse.PUBACK
 	if p.QoS == 2 {
 		ack = mqttparse.PUBREC
-		if p.Dup {
-			d.unexpect(p.PacketID)
-		} else if !d.deviceHas(p.PacketID) && !d.expect(p.PacketID, dueRecord{}) {
+		// With DUP the device may have got it through another gateway, or before this one was restarted: it must see PUBREL, or
+		// it takes the next message of this packet id for the same.
+		if !d.deviceHas(p.PacketID) && !d.expect(p.PacketID, dueRecord{asks: p.Dup}) {
 			return refuse(refusedBroker, 0, "the broker has too many refused messages in flight")
 		}
 	}
@@ -312,20 +312,6 @@ func (d *downPath) deviceHas(id uint16) bool {
 	return r != nil && r.stream != nil
 }
 
-// unexpect forgets that a message of this packet id was refused. One that comes with DUP the device may have got through another gateway,
-// or before this one was restarted: it must see PUBREL, or it takes the next message of this id for the same. A device
-// that does not have it answers all the same (MQTT-4.3.3-2; MQTT 5, 4.3.3).
-func (d *downPath) unexpect(id uint16) {
-	if d.deviceHas(id) {
-		return
-	}
-	s := d.c.sess
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.due.remove(id)
-	s.hasDue.Store(s.due.n > 0)
-}
-
 // release2 answers PUBREL of a QoS 2 message that was refused: the device never heard of it.
 func (d *downPath) release2(f mqttparse.Frame) (ours bool, err error) {
 	s := d.c.sess
@@ -338,7 +324,7 @@ func (d *downPath) release2(f mqttparse.Frame) (ours bool, err error) {
 	}
 	s.mu.Lock()
 	r := s.due.get(id)
-	if ours = r != nil && r.stream == nil; ours {
+	if ours = r != nil && r.stream == nil && !r.asks; ours {
 		s.due.remove(id)
 		s.hasDue.Store(s.due.n > 0)
 	}

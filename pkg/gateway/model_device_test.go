@@ -299,8 +299,12 @@ func (d *modelDevice) packet(f mqttparse.Frame) {
 		d.take(f)
 	case mqttparse.PUBREL:
 		id, _, _ := mqttparse.ParseAck(f, d.v)
+		code := byte(0)
+		if d.v == mqttparse.V5 && !d.in2[id] {
+			code = 0x92
+		}
 		delete(d.in2, id)
-		d.pending = append(d.pending, mqttparse.AppendAck(nil, d.v, mqttparse.PUBCOMP, id, 0))
+		d.pending = append(d.pending, mqttparse.AppendAck(nil, d.v, mqttparse.PUBCOMP, id, code))
 	case mqttparse.PUBACK, mqttparse.PUBREC, mqttparse.PUBCOMP:
 		id, reason, err := mqttparse.ParseAck(f, d.v)
 		if err != nil {

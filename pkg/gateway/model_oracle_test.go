@@ -266,7 +266,7 @@ func (l *modelLine) checkUp(b []byte) {
 		case i >= 0 && f.Type() == mqttparse.PUBLISH && c.up[i].f.Type() == mqttparse.PUBLISH:
 			l.checkPublish(f, &c.up[i].p)
 			l.tell("to the broker", f)
-		case i >= 0 && bytes.Equal(f.Raw, c.up[i].f.Raw):
+		case i >= 0 && (bytes.Equal(f.Raw, c.up[i].f.Raw) || hushed(f, c.up[i].f)):
 			l.tell("to the broker", f)
 			l.acknowledges(f)
 			l.subscribes(f)
@@ -307,6 +307,12 @@ func (l *modelLine) acknowledges(f mqttparse.Frame) {
 			}
 		}
 	}
+}
+
+// hushed reports whether f is PUBCOMP without a reason code that the device has given: of a message that was refused the broker must not
+// learn whether the device has it.
+func hushed(f, sent mqttparse.Frame) bool {
+	return f.Type() == mqttparse.PUBCOMP && sent.Type() == mqttparse.PUBCOMP && len(sent.Body) == 3 && bytes.Equal(f.Body, sent.Body[:2])
 }
 
 // subscribes follows what the gateway knows of the device's subscriptions.

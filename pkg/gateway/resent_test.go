@@ -45,7 +45,30 @@ func TestPubrelOfARefusedCopy(t *testing.T) {
 	}
 }
 
-// That a message was refused is forgotten with the connection: the device may get it by another way.
+// What the device answers to such a PUBREL does not tell the broker whether the device has the message: that would be an oracle for who forges (F8).
+func TestTheAnswerToPubrelTellsNothing(t *testing.T) {
+	const v = mqttparse.V5
+	for _, again := range []bool{false, true} {
+		b, _ := downBench(t, v)
+		m := message("s/a", "forged", 2, 5)
+		m.Dup = !again
+		b.receive(t, m)
+		if again {
+			b.reconnect(t, v, "dev1", false)
+			b.connack(t, true)
+		}
+		rel := mqttparse.AppendAck(nil, v, mqttparse.PUBREL, 5, 0)
+		if out := b.fromBroker(t, rel); !bytes.Equal(out, rel) {
+			t.Fatalf("PUBREL becomes % x", out)
+		}
+		got := b.fromDevice(t, mqttparse.AppendAck(nil, v, mqttparse.PUBCOMP, 5, 0x92))
+		if want := mqttparse.AppendAck(nil, v, mqttparse.PUBCOMP, 5, 0); !bytes.Equal(got, want) || b.c.sess.due.n != 0 {
+			t.Errorf("the broker hears % x; %d records left", got, b.c.sess.due.n)
+		}
+	}
+}
+
+// That a message was refused is for its connection: the device may get it by another way.
 func TestRefusedIsForgottenWithTheConnection(t *testing.T) {
 	const v = mqttparse.V311
 	b, f := downBench(t, v)

@@ -46,6 +46,7 @@ type dueRecord struct {
 	seq     uint64
 	tag     uint32
 	counted bool // QoS 2: the device has it (PUBREC); only PUBCOMP is missing
+	asks    bool // refused, and yet PUBREL is for the device, which may have the message from elsewhere
 }
 
 type acceptance struct {
@@ -104,8 +105,9 @@ func (s *session) settle(b *budget) {
 		s.sent.slots[i].v.old = true
 	}
 	s.subs.settle()
-	s.due.keep(func(r *dueRecord) bool { return r.stream != nil }) // meanwhile the device may get such a message by another way
-	s.hasDue.Store(s.due.n > 0)
+	for i := range s.due.slots {
+		s.due.slots[i].v.asks = s.due.slots[i].v.stream == nil // meanwhile the device may get the message by another way
+	}
 	if s.sent.n == 0 {
 		s.sent.clear(b)
 	}

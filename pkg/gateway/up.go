@@ -117,9 +117,11 @@ func (u *upPath) packet(f mqttparse.Frame) error {
 		}
 		return err
 	case mqttparse.PUBACK, mqttparse.PUBREC, mqttparse.PUBCOMP:
-		if err := u.c.deviceAck(f); err != nil {
+		ack, err := u.c.deviceAck(f)
+		if err != nil {
 			return err
 		}
+		return u.pass(ack)
 	case mqttparse.SUBSCRIBE, mqttparse.UNSUBSCRIBE:
 		u.c.note(f)
 	}
