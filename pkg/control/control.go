@@ -43,12 +43,13 @@ type Floor struct {
 
 // Config is what a Machine is made from.
 type Config struct {
-	Identity *crypto.Identity // signs what this member says
-	Trust    *crypto.Trust    // the fleet's certificate authority
-	Policy   *policy.Signed   // the policy to start from; nil: wait for the broker's copy
-	Floor    Floor            // the highest policy of earlier runs; an older Policy is not used
-	Prefix   string           // first levels of every control topic, for example "sealgate"
-	Rand     io.Reader        // secrets, nonces and jitter; crypto/rand.Reader outside tests
+	Identity *crypto.Identity    // signs what this member says
+	Trust    *crypto.Trust       // the fleet's certificate authority
+	Policy   *policy.Signed      // the policy to start from; nil: wait for the broker's copy
+	Floor    Floor               // the highest policy of earlier runs; an older Policy is not used
+	Topics   *crypto.TopicSecret // of a keeper of groups that hide their topics, which derives the topic key from it; nil: it has none
+	Prefix   string              // first levels of every control topic, for example "sealgate"
+	Rand     io.Reader           // secrets, nonces and jitter; crypto/rand.Reader outside tests
 
 	// Keyless members follow the policy but ask for no keys and keep none: an operator's tool.
 	Keyless bool

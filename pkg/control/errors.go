@@ -22,6 +22,7 @@ var (
 	ErrPolicyAhead   = errors.New("sender has a newer fleet policy than ours; waiting for it")
 	ErrFlood         = errors.New("too many members ask at once; they ask again later")
 	ErrReplayedLease = errors.New("lease is not newer than one already heard from this keeper: a replay")
+	ErrTopicKey      = errors.New("a group that hides its topics goes with the fleet's topic key, and no other group does")
 	ErrReplayedHello = errors.New("Hello has been taken in already: a replay")
 )
 

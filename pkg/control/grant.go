@@ -25,10 +25,11 @@ type GrantBody []GrantGroup
 type GrantGroup struct {
 	Name       string
 	Generation uint64
-	Founder    string      // the keeper that began the generation
-	Next       uint64      // number of the epoch that KEK wraps: one above the newest in Keys
-	KEK        *crypto.KEK // never the one that wrapped an epoch already announced (F9)
-	Keys       []GrantKey  // newest first
+	Founder    string           // the keeper that began the generation
+	Next       uint64           // number of the epoch that KEK wraps: one above the newest in Keys
+	KEK        *crypto.KEK      // never the one that wrapped an epoch already announced (F9)
+	Keys       []GrantKey       // newest first
+	Topics     *crypto.TopicKey // of a group that hides its topics; nil: it does not
 }
 
 // GrantKey is one payload secret with its age.
@@ -43,7 +44,7 @@ type GrantKey struct {
 
 const (
 	grantItems      = 5
-	grantGroupItems = 6
+	grantGroupItems = 6 // one more with a topic key
 	grantKeyItems   = 8
 	labelGrant      = "sealgate v1 grant"
 	maxSuperseded   = 2 * 366 * 24 * time.Hour
@@ -93,7 +94,11 @@ func (g GrantBody) Marshal() []byte {
 }
 
 func (g *GrantGroup) append(b []byte) []byte {
-	b = dcbor.AppendText(dcbor.AppendArray(b, grantGroupItems), g.Name)
+	items := grantGroupItems
+	if g.Topics != nil {
+		items++
+	}
+	b = dcbor.AppendText(dcbor.AppendArray(b, items), g.Name)
 	b = dcbor.AppendText(dcbor.AppendUint(b, g.Generation), g.Founder)
 	b = dcbor.AppendUint(b, g.Next)
 	b = dcbor.AppendBytes(b, g.KEK.Bytes())
@@ -106,6 +111,9 @@ func (g *GrantGroup) append(b []byte) []byte {
 		b = dcbor.AppendBytes(b, k.Certificate[:])
 		b = appendMillis(appendMillis(b, k.ActiveIn), k.SupersededBy)
 		b = dcbor.AppendBytes(b, k.Secret.Bytes())
+	}
+	if g.Topics != nil {
+		b = dcbor.AppendBytes(b, g.Topics.Bytes())
 	}
 	return b
 }
@@ -133,7 +141,10 @@ func ParseGrantBody(b []byte) (GrantBody, error) {
 }
 
 func readGrantGroup(r *dcbor.Reader, left *int) (g GrantGroup) {
-	r.ArrayExact(grantGroupItems)
+	items := r.Array(grantGroupItems + 1)
+	if r.Err() == nil && items < grantGroupItems {
+		r.Fail(fmt.Errorf("%w: %d items in a group", dcbor.ErrMalformed, items))
+	}
 	g.Name, g.Generation, g.Founder, g.Next = readGroup(r), readEpochValue(r), readName(r), readEpochValue(r)
 	var kek [crypto.SecretSize]byte
 	r.BytesExact(kek[:])
@@ -148,6 +159,9 @@ func readGrantGroup(r *dcbor.Reader, left *int) (g GrantGroup) {
 		}
 		g.Keys = append(g.Keys, k)
 	}
+	if items > grantGroupItems {
+		g.Topics = readTopicKey(r)
+	}
 	if r.Err() != nil {
 		return g
 	}
@@ -155,6 +169,14 @@ func readGrantGroup(r *dcbor.Reader, left *int) (g GrantGroup) {
 		r.Fail(fmt.Errorf("%w: the KEK's epoch does not follow the newest one", dcbor.ErrMalformed))
 	}
 	return g
+}
+
+func readTopicKey(r *dcbor.Reader) *crypto.TopicKey {
+	var b [crypto.SecretSize]byte
+	r.BytesExact(b[:])
+	k, _ := crypto.TopicKeyFrom(b[:])
+	clear(b[:])
+	return k
 }
 
 func readGrantKey(r *dcbor.Reader) (k GrantKey) {

@@ -346,7 +346,7 @@ func (m *Machine) serve(p *pendingHello) {
 	quota := max(2, MaxGrantKeys/len(p.hello.Groups))
 	for _, hg := range p.hello.Groups {
 		g := m.groups[hg.Name]
-		if g == nil || !m.answers(g, p.from) || !m.mayHold(g.def, p.from) || g.newestChain() == nil {
+		if g == nil || !m.answers(g, p.from) || !m.mayHold(g.def, p.from) || g.newestChain() == nil || g.lacksTopics(m) {
 			continue // the policy has changed since, or who leads
 		}
 		body = append(body, m.grantGroup(g, p.from, quota))
@@ -373,6 +373,9 @@ func (m *Machine) grantGroup(g *group, who crypto.Member, quota int) GrantGroup 
 	now := m.now.Mono
 	chain := g.newestChain()
 	out := GrantGroup{Name: g.name, Generation: chain.generation, Founder: chain.founder, Next: chain.next, KEK: chain.kek}
+	if g.def.HideTopics {
+		out.Topics = m.topicKey
+	}
 	history := g.def.MayRead(who) || g.def.Keeper(who)
 	for i := len(g.keys) - 1; i >= 0 && len(out.Keys) < quota; i-- {
 		k := g.keys[i]

@@ -95,7 +95,7 @@ func (m *Machine) refreshKeys() {
 		m.alarm(Event{Kind: KindUnknown, Result: ResultNote, Detail: "keys held make no keyring", Err: err})
 		return
 	}
-	m.out.Keyring = ring
+	m.out.Keyring = ring.WithTopicKey(m.topicKey)
 }
 
 func (g *group) snapshot() []crypto.Key {

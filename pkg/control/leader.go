@@ -89,11 +89,12 @@ func (m *Machine) leaderDue(g *group) time.Duration {
 	return min(due, l.announceAt)
 }
 
-// accessChanged reports whether who may hold the group's keys differs between two policies, in
+// accessChanged reports whether who may hold the group's keys, the topic key among them, differs between two policies, in
 // which case the new epochs need a KEK that the old holders do not have.
 func accessChanged(a, b *policy.Document, group string) bool {
 	x, y := a.Group(group), b.Group(group)
 	return x == nil || y == nil || !slices.Equal(x.Publish, y.Publish) || !slices.Equal(x.Read, y.Read) || !slices.Equal(x.Keepers, y.Keepers) ||
+		x.HideTopics != y.HideTopics || y.HideTopics && a.TopicKey != b.TopicKey ||
 		!slices.Equal(a.RevokedNames, b.RevokedNames) || !slices.Equal(a.RevokedCerts, b.RevokedCerts)
 }
 

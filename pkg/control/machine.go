@@ -22,10 +22,11 @@ type Machine struct {
 	connected bool
 	inbox     [16]byte // of this session
 
-	policy  *policy.Signed // in force; nil: none yet
-	floor   Floor          // at least policy's
-	copy    copyState      // what a keeper knows of the broker's copy of the policy
-	refresh refreshState
+	policy   *policy.Signed   // in force; nil: none yet
+	floor    Floor            // at least policy's
+	topicKey *crypto.TopicKey // of the policy's number; nil: no group of ours hides its topics, or it has not come yet
+	copy     copyState        // what a keeper knows of the broker's copy of the policy
+	refresh  refreshState
 
 	groups map[string]*group
 	order  []string // the policy's

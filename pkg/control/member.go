@@ -270,6 +270,9 @@ func (m *Machine) takeGrant(a *ask, gg *GrantGroup, from crypto.Member) error {
 	case !a.awaits(gg.Name, from.Name):
 		return ErrNonce
 	}
+	if (gg.Topics != nil) != g.def.HideTopics {
+		return ErrTopicKey
+	}
 	newest := gg.Keys[0].Epoch
 	if newest.PolicyVersion > m.policy.Document.Version {
 		return ErrPolicyAhead
@@ -286,6 +289,7 @@ func (m *Machine) takeGrant(a *ask, gg *GrantGroup, from crypto.Member) error {
 		m.lastLease(g, g.announced())
 		m.stepDown(g, from, "granted "+newest.String()+", ours is "+g.highest.String())
 	}
+	m.takeTopics(gg.Topics, from)
 	m.installKeys(g, gg, from, current)
 	g.unknown.answered(g, m.now.Mono)
 	if !current {

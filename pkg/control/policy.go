@@ -92,6 +92,7 @@ func (m *Machine) runCopy() {
 
 // applyPolicy puts an admitted policy in force.
 func (m *Machine) applyPolicy(p *policy.Signed) {
+	before := m.policy
 	m.policy, m.out.Policy = p, p
 	m.floor = Floor{Version: p.Document.Version, Hash: p.Hash}
 	old := m.groups
@@ -114,6 +115,7 @@ func (m *Machine) applyPolicy(p *policy.Signed) {
 			m.putKept(Kept{Group: g.name})
 		}
 	}
+	m.redefineTopics(before)
 	m.restoreKept()
 	m.keysChanged = true
 	maps.DeleteFunc(m.lease.seen, func(name string, _ *leaseSeen) bool { // leases of older policies are refused as such

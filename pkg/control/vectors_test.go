@@ -264,6 +264,15 @@ func (s vectorSet) grants() {
 	bad("founder", "an empty founder", func(g *GrantGroup) { g.Founder = "" })
 	bad("keeper", "a keeper's name in capitals", func(g *GrantGroup) { g.Keys[1].Keeper = "GW1" })
 	bad("delay", "an activation delay of more than a day", func(g *GrantGroup) { g.Keys[0].ActiveIn = 25 * time.Hour })
+	topics, _ := crypto.TopicKeyFrom(fill(32, 0xc0))
+	hides := goodBody()
+	hides[0].Topics = topics
+	s.ok("-topic-key", "what a Grant seals of a group that hides its topics", "4.2", "grant-keys", []map[string]any{{"group": body[0].Name, "generation": body[0].Generation,
+		"founder": body[0].Founder, "next": body[0].Next, "kek": octets(body[0].KEK.Bytes()), "keys": keys, "topic_key": octets(topics.Bytes())}}, hides.Marshal())
+	good := hides.Marshal()
+	s.bad("topic-key-short", "a topic key of 31 bytes", "4.2", "grant-keys", append(append(bytes.Clone(good[:len(good)-34]), 0x58, 0x1f), fill(31, 0xc0)...))
+	s.bad("topic-key-missing", "an item for a topic key, and none", "4.2", "grant-keys", good[:len(good)-34])
+	s.bad("group-items-8", "an item more than a topic key", "4.2", "grant-keys", append(bytes.Replace(bytes.Clone(good), []byte{0x81, 0x87}, []byte{0x81, 0x88}, 1), 0))
 	cert := bytes.Replace(goodBody().Marshal(), append([]byte{0x58, 0x20}, fill(32, 0x12)...), append([]byte{0x58, 0x1f}, fill(31, 0x12)...), 1)
 	s.bad("certificate-short", "the hash of a minter's certificate has 31 bytes", "4.2", "grant-keys", cert)
 	short := bytes.Replace(goodBody().Marshal(), append([]byte{0x58, 0x20}, fill(32, 0x80)...), append([]byte{0x58, 0x1f}, fill(31, 0x80)...), 1)

@@ -1,5 +1,7 @@
 package crypto
 
+import "encoding/binary"
+
 // The inner plaintext is the tail of an MQTT 5 PUBLISH: length of the properties as a
 // variable byte integer (MQTT 5 1.5.5), properties, payload (spec 3). Padding may stand before it: bytes 80,
 // then 00, which no length in its shortest form begins with (spec 3.1).
@@ -66,6 +68,19 @@ func unpad(b []byte) []byte {
 		return b
 	}
 	return b[n+1:]
+}
+
+// SplitName splits the inner plaintext of a hidden topic's message into the topic name and what [SplitInner] takes, both views
+// into b (spec 17.3). Errors are [ErrInner].
+func SplitName(b []byte) (name, rest []byte, err error) {
+	if len(b) < 2 {
+		return nil, nil, ErrInner
+	}
+	n := int(binary.BigEndian.Uint16(b))
+	if n == 0 || n > len(b)-2 {
+		return nil, nil, ErrInner
+	}
+	return b[2 : 2+n], b[2+n:], nil
 }
 
 // SplitInner splits an inner plaintext into properties (without their length) and

@@ -50,6 +50,7 @@ func (k *Key) Expired(now time.Duration) bool { return k.NotAfter != 0 && now > 
 type Keyring struct {
 	groups map[string]*groupKeys
 	names  []string
+	topics *TopicKey
 }
 
 type groupKeys struct {
@@ -97,6 +98,48 @@ func newGroupKeys(name string, keys []Key) (*groupKeys, error) {
 		}
 	}
 	return g, nil
+}
+
+// WithTopicKey is a snapshot of the same keys and of the fleet's topic key; nil: none is known.
+func (r *Keyring) WithTopicKey(k *TopicKey) *Keyring {
+	with := Keyring{topics: k}
+	if r != nil {
+		with.groups, with.names = r.groups, r.names
+	}
+	return &with
+}
+
+// TopicKey returns the key that hides topic names, nil if none is known.
+func (r *Keyring) TopicKey() *TopicKey {
+	if r == nil {
+		return nil
+	}
+	return r.topics
+}
+
+// FindHidden returns the key of an envelope that came on a hidden topic, and its group, which is one of groups: that which has a key of
+// this id or, if several have, that under whose key it authenticates (spec 17.4). It returns nil if none has, or the topic key is not known.
+func (r *Keyring) FindHidden(groups []string, topic string, e *Envelope) (key *Key, group string) {
+	if r.TopicKey() == nil {
+		return nil, ""
+	}
+	for _, g := range groups {
+		k := r.Find(g, e.Kid.KeyID())
+		if k != nil && (key == nil || !authenticates(key, group, topic, e)) {
+			key, group = k, g
+		}
+	}
+	return key, group
+}
+
+// authenticates tries a key. Key ids are alone in a group only (spec 5.2).
+func authenticates(key *Key, group, topic string, e *Envelope) bool {
+	s, err := NewOpenStream(key.Secret, group, topic, e.Kid.StreamID())
+	if err != nil {
+		return false
+	}
+	_, err = s.Open(nil, e)
+	return err == nil
 }
 
 // Send returns the highest key of group that may seal, nil if there is none.

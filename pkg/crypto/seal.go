@@ -3,6 +3,7 @@ package crypto
 import (
 	"crypto/cipher"
 	"crypto/subtle"
+	"encoding/binary"
 	"fmt"
 
 	"golang.org/x/crypto/chacha20poly1305"
@@ -62,6 +63,7 @@ type SealStream struct {
 	stream
 	next uint64
 	pad  int
+	name []byte // with its length: the topic name that inner begins with where the stream's topic is hidden
 }
 
 // NewSealStream starts the stream id of topic in group. id must be new: one
@@ -78,6 +80,12 @@ func NewSealStream(secret *PayloadSecret, group, topic string, id StreamID) (*Se
 // [MaxPad]; 0, as at the beginning, is no padding (spec 3.1).
 func (s *SealStream) SetPad(pad int) { s.pad = min(max(pad, 0), MaxPad) }
 
+// SetName begins the inner plaintext of every message with the topic name that the stream's topic hides, of at most
+// [MaxTopic] bytes (spec 17.3). Call it before the first message.
+func (s *SealStream) SetName(name string) {
+	s.name = append(binary.BigEndian.AppendUint16(nil, uint16(len(name))), name...)
+}
+
 // Next returns the number that the next Seal will burn.
 func (s *SealStream) Next() uint64 { return s.next }
 
@@ -87,8 +95,11 @@ func (s *SealStream) Len(innerLen int) int { return s.LenAt(s.next, innerLen) }
 
 // LenAt is Len for the number seq.
 func (s *SealStream) LenAt(seq uint64, innerLen int) int {
-	return envelopeLen(seq, paddedLen(innerLen, s.pad))
+	return envelopeLen(seq, s.paddedLen(innerLen))
 }
+
+// paddedLen is the length of an inner plaintext of n bytes with topic name and padding.
+func (s *SealStream) paddedLen(n int) int { return paddedLen(len(s.name)+n, s.pad) }
 
 // Seal burns the next number, seals properties and payload under it and
 // appends the envelope to dst. props is a property block without its length, empty
@@ -119,9 +130,9 @@ func (s *SealStream) burn(props, payload []byte) (uint64, error) {
 	return seq, nil
 }
 
-// innerLen is the length of the inner plaintext, padding included.
+// innerLen is the length of the inner plaintext, topic name and padding included.
 func (s *SealStream) innerLen(props, payload []byte) int {
-	return paddedLen(InnerLen(len(props), len(payload)), s.pad)
+	return s.paddedLen(InnerLen(len(props), len(payload)))
 }
 
 // sealAt builds the envelope in place: header, inner plaintext, and the AEAD over the latter.
@@ -129,7 +140,8 @@ func (s *SealStream) sealAt(dst []byte, seq uint64, props, payload []byte) []byt
 	n := s.innerLen(props, payload)
 	dst = appendHeader(dst, &s.prefix, seq, n)
 	start := len(dst)
-	dst = appendPadding(dst, n-InnerLen(len(props), len(payload)))
+	dst = append(dst, s.name...)
+	dst = appendPadding(dst, n-len(s.name)-InnerLen(len(props), len(payload)))
 	dst = appendVarint(dst, len(props))
 	dst = append(dst, props...)
 	dst = append(dst, payload...)

@@ -88,7 +88,8 @@ func TestSpecSizes(t *testing.T) {
 func TestSpecNamesWhatTheCodeUses(t *testing.T) {
 	spec := readSpec(t)
 	for _, want := range []string{
-		labelCommitment, labelStream, labelStreamID, labelRatchet, labelWrap,
+		labelCommitment, labelStream, labelStreamID, labelRatchet, labelWrap, labelTopicKey,
+		must(TopicKeyFrom(seq32(0)))(t).Hide("plant//temperature"), fmt.Sprintf("of more than %d levels", (MaxTopic+1)/(TokenSize+1)),
 		fmt.Sprintf("tells %d", WindowSize), fmt.Sprintf("public key %d, encapsulated key %d", InboxPublicSize, HPKEOverhead-tagSize),
 		fmt.Sprintf("%d bytes. Each wrap key", len(Wrap{}.Ciphertext)), fmt.Sprintf("at most %d certificates", MaxChain),
 		fmt.Sprintf("1 to %d bytes; in full", MaxTopic), fmt.Sprintf("UTF-8, 1 to %d bytes |", MaxGroup), "by 42 to " + strconv.Itoa(MaxOverhead),

@@ -28,7 +28,9 @@ type envelopeVector struct {
 	Seq      uint64 `json:"seq"`
 	Props    octets `json:"props"`
 	Payload  octets `json:"payload"`
-	Pad      int    `json:"pad,omitempty"` // the multiple that inner is padded to
+	Pad      int    `json:"pad,omitempty"`       // the multiple that inner is padded to
+	TopicKey octets `json:"topic_key,omitempty"` // the topic is hidden under it
+	Name     string `json:"name,omitempty"`      // that the topic hides
 	Key      octets `json:"key,omitempty"`
 	BaseIV   octets `json:"base_iv,omitempty"`
 	AAD      octets `json:"aad,omitempty"`
@@ -56,6 +58,9 @@ func (v *envelopeVector) sealer(t *testing.T) *SealStream {
 	s := must(NewSealStream(secret, v.Group, v.Topic, StreamID(v.Stream)))(t)
 	s.next = v.Seq
 	s.SetPad(v.Pad)
+	if v.Name != "" {
+		s.SetName(v.Name)
+	}
 	return s
 }
 
@@ -133,6 +138,23 @@ func validVectors(t *testing.T, add func(string, envelopeVector)) {
 	ok("pad-none-props-16384", "3.1", "80 80 01 begins no padding: it is the length 16384", func(v *envelopeVector) { v.Props = bytes.Repeat([]byte{0x01}, 16384) })
 	ok("pad-1000", "3.1", "a multiple that is no power of two", func(v *envelopeVector) { v.Pad = 1000 })
 	ok("pad-payload-like", "3.1", "a payload that looks like padding", func(v *envelopeVector) { v.Pad, v.Payload = 16, octets{0x80, 0x80, 0x00} })
+	hidden := func(v *envelopeVector, name string) {
+		v.TopicKey, v.Name = seq32(0), name
+		v.Topic = must(TopicKeyFrom(v.TopicKey))(t).Hide(name)
+	}
+	ok("hidden", "17.3", "a hidden topic: inner begins with its name", func(v *envelopeVector) { hidden(v, "plant//temperature") })
+	ok("hidden-props", "17.3", "a hidden topic, with properties", func(v *envelopeVector) {
+		hidden(v, "plant/hall3")
+		v.Props = text(0x08, "plant/reply")
+	})
+	ok("hidden-pad-64", "17.3", "a hidden topic, and padding behind its name", func(v *envelopeVector) {
+		hidden(v, "plant/hall3")
+		v.Pad = 64
+	})
+	ok("hidden-long", "17.3", "a hidden topic whose length begins like padding", func(v *envelopeVector) {
+		hidden(v, strings.Repeat("t", 0x8000))
+		v.Pad = 16
+	})
 	ok("will", "5.3", "a will, in a stream of its own", func(v *envelopeVector) {
 		id := NewStreamID("gw1", vectorBoot, vectorRandom, true)
 		v.Stream, v.Seq, v.Payload = id[:], 0, octets("offline")
@@ -251,6 +273,27 @@ func authVectors(t *testing.T, add func(string, envelopeVector)) {
 	} {
 		bad(name, "inner", "3", "sealed well, but the length of the properties is malformed", resealed(t, nil, inner))
 	}
+	hiddenInnerVectors(t, bad)
+}
+
+// hiddenInnerVectors are sealed well on a hidden topic, and name another one, or none.
+func hiddenInnerVectors(t *testing.T, bad func(name, class, spec, comment string, change func(v *envelopeVector, e []byte) []byte)) {
+	key := must(TopicKeyFrom(seq32(0)))(t)
+	for name, inner := range map[string]string{
+		"other":    "\x00\x0bplant/hall4\x0021.5",
+		"none":     "\x00\x00\x0021.5",
+		"cut":      "\x00\x0cplant/hall3",
+		"one-byte": "\x00",
+		"wildcard": "\x00\x07plant/+\x0021.5",
+		"padded":   "\x80\x00\x00\x0bplant/hall3\x0021.5",
+		"props":    "\x00\x0bplant/hall3\x0521.5",
+	} {
+		bad("name-"+name, "inner", "17.4", "sealed well on the hidden topic of plant/hall3, but inner does not say so, or is malformed behind it",
+			func(v *envelopeVector, e []byte) []byte {
+				v.TopicKey, v.Name, v.Topic = seq32(0), "plant/hall3", key.Hide("plant/hall3")
+				return resealed(t, nil, []byte(inner))(v, e)
+			})
+	}
 }
 
 // resealed seals with raw primitives what a SealStream would not.
@@ -293,6 +336,16 @@ func openVector(t *testing.T, v *envelopeVector, envelope []byte) (class string,
 	inner, err := o.Open(nil, &e)
 	if err != nil {
 		return wrapped(t, err, ErrForged, "auth"), nil, nil
+	}
+	if v.TopicKey != nil {
+		var name []byte
+		name, inner, err = SplitName(inner)
+		if err == nil && (bytes.ContainsAny(name, "+#") || must(TopicKeyFrom(v.TopicKey))(t).Hide(string(name)) != v.Topic) {
+			err = ErrInner
+		}
+		if err != nil {
+			return wrapped(t, err, ErrInner, "inner"), nil, nil
+		}
 	}
 	if props, payload, err = SplitInner(inner); err != nil {
 		return wrapped(t, err, ErrInner, "inner"), nil, nil

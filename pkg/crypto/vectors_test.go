@@ -32,6 +32,7 @@ var generators = map[string]func(t *testing.T) map[string]any{
 	"sign1":    func(t *testing.T) map[string]any { return sign1Vectors(t) },
 	"window":   func(t *testing.T) map[string]any { return windowVectors(t) },
 	"mlkem":    func(t *testing.T) map[string]any { return mlkemVectors(t) },
+	"topic":    func(t *testing.T) map[string]any { return topicVectors(t) },
 	"hpke":     func(t *testing.T) map[string]any { return hpkeVectors(t) },
 }
 

@@ -105,6 +105,6 @@ func (d *downPath) beginArrival(s *openStream) *arrival {
 		return nil
 	}
 	g := d.c.g
-	s.arrival = g.arrivals.begin(&arrival{kid: s.id.kid, topic: s.id.topic, group: s.group, ear: d.ear}, g.cfg.MaxStreams)
+	s.arrival = g.arrivals.begin(&arrival{kid: s.id.kid, topic: s.topicName(), group: s.group, ear: d.ear}, g.cfg.MaxStreams)
 	return s.arrival
 }

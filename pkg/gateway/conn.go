@@ -16,6 +16,7 @@ import (
 //
 //   - the session's tables of messages in flight and of accepted messages, under
 //     session.mu (session.go);
+//   - expanded, which has a lock of its own;
 //   - aliasMax, brokerPacket, toldPacket, assigned, mustWait, answering and answered, which CONNACK sets;
 //   - writes: each side writes to both connections, always whole packets in one Write, which
 //     net.Conn keeps whole.
@@ -41,6 +42,8 @@ type conn struct {
 	// Maximum Packet Size: the device's, the broker's, and what the device was told of the latter; 0: no limit
 	devicePacket             int
 	brokerPacket, toldPacket atomic.Int32
+	naming                   uint64        // of hidden topics, as CONNECT found it; see hide.go
+	expanded                 expansions    // SUBSCRIBE and UNSUBSCRIBE that went out with other filters; see hidesub.go
 	mustWait                 atomic.Bool   // QoS 1 and 2 wait for CONNACK: the session has old records
 	answering                atomic.Bool   // CONNACK is about to be sent to the device
 	answered                 chan struct{} // closed when the device has been sent CONNACK

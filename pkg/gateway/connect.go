@@ -24,19 +24,21 @@ func (c *conn) connect() error {
 		return err
 	}
 	var con mqttparse.Connect
-	state := c.g.state.Load().State
-	packet, err := c.outgoing(f, &con, state)
+	box := c.g.state.Load()
+	packet, err := c.outgoing(f, &con, box.State)
 	if err != nil {
 		return err
 	}
 	if err := c.dial(); err != nil {
 		return err
 	}
-	if now := c.g.state.Load().State; now != state { // dialling took its time
-		if packet, err = c.outgoing(f, &con, now); err != nil {
+	if now := c.g.state.Load(); now != box { // dialling took its time
+		box = now
+		if packet, err = c.outgoing(f, &con, box.State); err != nil {
 			return err
 		}
 	}
+	c.naming = box.naming
 	if _, err := c.upl.Write(packet); err != nil {
 		return c.uplinkFailed(err)
 	}
@@ -118,6 +120,8 @@ const (
 	notAuthorized     = 0x87
 	badVersion        = 0x84
 	badClientID       = 0x85
+	noSubscription    = 0x11
+	filterInvalid     = 0x8F
 	packetTooLarge    = 0x95
 	quotaExceeded     = 0x97
 )
@@ -152,7 +156,7 @@ func (c *conn) readConnect() (mqttparse.Frame, error) {
 	}
 }
 
-// sealWill seals the will in a stream of its own and reports whether con has changed.
+// sealWill makes the will what the broker is to get of it, and reports whether con has changed.
 func (c *conn) sealWill(con *mqttparse.Connect, state *State) (changed bool, err error) {
 	if !con.HasWill {
 		return false, nil
@@ -160,32 +164,43 @@ func (c *conn) sealWill(con *mqttparse.Connect, state *State) (changed bool, err
 	w := &con.Will
 	d := c.g.decide(state, w.Topic)
 	clears := len(w.Payload) == 0 && w.Retain
-	var props propertySplit
 	switch {
 	case d.Verdict == policy.Pass:
-		return false, nil
-	case d.Verdict == policy.Seal && clears && d.ClearRetained:
-		props.split(w.Properties)
-		w.Properties = props.outer // see upPath.clear
-		return len(props.inner) > 0, nil
-	case d.Verdict != policy.Seal || clears:
+		w.Properties, changed = c.g.hideResponse(state, w.Properties)
+		return changed, nil
+	case d.Verdict != policy.Seal || clears && !d.ClearRetained:
 		return false, refuse(refusedDenied, notAuthorized, "policy denies the will's topic "+clip(w.Topic)+" to devices")
 	}
-	key := state.Keys.Send(d.Group)
-	if key == nil {
-		return false, refuse(refusedNotReady, serverUnavailable, "no key of group "+d.Group+" yet to seal a will under: the device is told to come back")
+	return true, c.sealWillAs(w, d, state, clears)
+}
+
+// sealWillAs seals a will in a stream of its own, as decided. One that clears its topic has no payload to seal; see upPath.clear.
+func (c *conn) sealWillAs(w *mqttparse.Will, d policy.Decision, state *State, clears bool) error {
+	topic, key, names := string(w.Topic), state.Keys.Send(d.Group), state.Keys.TopicKey()
+	if key == nil && !clears || d.Hide && names == nil {
+		return refuse(refusedNotReady, serverUnavailable, "no key of group "+d.Group+" yet to seal a will under: the device is told to come back")
 	}
-	s, err := c.g.newSealStream(string(w.Topic), d, key, true)
-	if err != nil {
-		return false, internalError(err)
+	if d.Hide {
+		wire, err := hideName(names, topic)
+		if err != nil {
+			return err
+		}
+		w.Topic = wire
 	}
+	var props propertySplit
 	props.split(w.Properties)
 	w.Properties = props.outer
-	w.Payload, _, err = s.seal.Seal(nil, props.inner, w.Payload)
-	if err != nil {
-		return false, internalError(err)
+	if clears {
+		return nil
 	}
-	return true, nil
+	s, err := c.g.newSealStream(topic, d, key, names, true)
+	if err != nil {
+		return refused(err)
+	}
+	if w.Payload, _, err = s.seal.Seal(nil, props.inner, w.Payload); err != nil {
+		return internalError(err)
+	}
+	return nil
 }
 
 // dial opens the uplink. The TLS handshake runs on a goroutine of its own, whose stack goes

@@ -116,14 +116,16 @@ func (d *downPath) packet(f mqttparse.Frame) error {
 		}
 	case mqttparse.CONNACK:
 		return d.connAck(f)
-	case mqttparse.SUBACK:
-		d.granted(f)
+	case mqttparse.SUBACK, mqttparse.UNSUBACK:
+		return d.passCodes(f)
 	}
 	return d.pass(f)
 }
 
-// most is the longest packet taken from the broker: as long as one taken from a device, padded and sealed.
-func (d *downPath) most() int { return d.c.g.maxPacket() + crypto.MaxPad + crypto.MaxOverhead }
+// most is the longest packet taken from the broker: as long as one taken from a device, padded and sealed, with its topic hidden.
+func (d *downPath) most() int {
+	return d.c.g.maxPacket() + crypto.MaxPad + crypto.MaxOverhead + hideGrowth
+}
 
 // tooLarge looks for a PUBLISH that is longer than that. Anybody may have published it, and the broker would send
 // it with each connection anew if it ended this one: it is refused like a forged one, without being read
@@ -228,8 +230,9 @@ func (d *downPath) publish(f mqttparse.Frame) error {
 	if err := d.resolve(p); err != nil {
 		return err
 	}
-	d.box = d.c.g.state.Load()
-	d.state = d.box.State
+	if err := d.refresh(); err != nil {
+		return err
+	}
 	sealed, err := d.open(p)
 	if sealed || err != nil {
 		return err
@@ -251,6 +254,16 @@ func (d *downPath) publish(f mqttparse.Frame) error {
 	d.tally.add(downPass)
 	d.forget(p)
 	return d.forward(f, p)
+}
+
+// refresh takes the newest State; see that of upPath.
+func (d *downPath) refresh() error {
+	d.box = d.c.g.state.Load()
+	d.state = d.box.State
+	if d.box.naming != d.c.naming {
+		return errRenamed
+	}
+	return nil
 }
 
 // forget drops what is still remembered of p's packet id: a new message reuses it.

@@ -150,6 +150,7 @@ type Gateway struct {
 
 	tidy   tidier
 	limits limits
+	naming naming
 
 	state atomic.Pointer[stateBox]
 	ctx   context.Context // ends when the gateway closes
@@ -168,6 +169,7 @@ type Gateway struct {
 type stateBox struct {
 	*State
 	grows    int           // the most that a PUBLISH grows by
+	naming   uint64        // of the topics on the wire
 	replaced chan struct{} // closed by the SetState that replaces it
 }
 
@@ -200,9 +202,13 @@ func (g *Gateway) SetState(s *State) {
 	if s == nil {
 		s = &State{}
 	}
-	old := g.state.Swap(&stateBox{State: s, grows: s.growth(), replaced: make(chan struct{})})
+	naming, renamed := g.naming.follow(s)
+	old := g.state.Swap(&stateBox{State: s, grows: s.growth(), naming: naming, replaced: make(chan struct{})})
 	g.metrics.epochs.observe(s.Keys)
 	close(old.replaced)
+	if renamed {
+		g.rename(naming)
+	}
 }
 
 // Ready reports whether there are a policy and keys, so that devices are served.

@@ -25,6 +25,8 @@ type fleet struct {
 	table *policy.Table
 	keys  map[string][]crypto.Key
 	epoch uint64
+	doc   *policy.Document // of a fleet that hides topics
+	names *crypto.TopicKey // likewise
 }
 
 func newFleet(tb testing.TB) *fleet {
@@ -86,7 +88,7 @@ func (f *fleet) state() *State {
 	if err != nil {
 		f.tb.Fatal(err)
 	}
-	return &State{Table: f.table, Keys: ring}
+	return &State{Table: f.table, Keys: ring.WithTopicKey(f.names)}
 }
 
 // logs collects log lines.
@@ -160,7 +162,7 @@ func (b *bench) reconnect(tb testing.TB, v mqttparse.Version, client string, cle
 	if _, n, err := c.up.scan.Next(con); n != len(con) || err != nil {
 		tb.Fatal(n, err)
 	}
-	c.deviceMax = maxAliases
+	c.deviceMax, c.naming = maxAliases, b.g.state.Load().naming
 	c.start(clean)
 	b.c = c
 }

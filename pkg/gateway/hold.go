@@ -81,40 +81,37 @@ func (h *holder) waited(k askedKey, took time.Duration, came bool) {
 // holdFor asks for an unknown key and holds the message, and so what follows it, until
 // the key has come or two seconds are over. The State may change meanwhile, and the
 // topic's group with it.
-func (d *downPath) holdFor(p *mqttparse.Publish, group string, id crypto.KeyID) (*crypto.Key, string, error) {
-	k := askedKey{group, id}
+func (d *downPath) holdFor(p *mqttparse.Publish, dec *policy.Decision, env *crypto.Envelope) (*crypto.Key, string, error) {
+	k := askedKey{dec.Group, env.Kid.KeyID()} // of a hidden topic no group is known yet
 	start := time.Now()
-	if d.c.g.asked.first(k, start) && d.c.g.cfg.UnknownKey != nil {
-		d.c.g.cfg.UnknownKey(group, id)
-	}
+	d.askFor(*dec, k.id, start)
 	left := d.hold.budget(k, start, d.c.g.cfg.hold)
 	if left == 0 {
-		return nil, group, nil
+		return nil, "", nil
 	}
 	if err := d.flush(); err != nil { // what came before is not held
-		return nil, group, err
+		return nil, "", err
 	}
 	timer := time.NewTimer(left)
 	defer timer.Stop()
 	for {
 		select {
 		case <-d.box.replaced:
-			d.box = d.c.g.state.Load()
-			d.state = d.box.State
-			dec := d.decide(p.Topic)
-			if dec.Verdict != policy.Seal {
-				return nil, group, nil
+			if err := d.refresh(); err != nil {
+				return nil, "", err
 			}
-			if key := d.state.Keys.Find(dec.Group, id); key != nil {
+			if *dec = d.decide(p.Topic); dec.Verdict != policy.Seal {
+				return nil, "", nil
+			}
+			if key, group := d.find(*dec, p.Topic, env); key != nil {
 				d.hold.waited(k, time.Since(start), true)
-				return key, dec.Group, nil
+				return key, group, nil
 			}
-			group = dec.Group
 		case <-timer.C:
 			d.hold.waited(k, time.Since(start), false)
-			return nil, group, nil
+			return nil, "", nil
 		case <-d.c.g.ctx.Done():
-			return nil, group, errStopped
+			return nil, "", errStopped
 		}
 	}
 }

@@ -150,12 +150,12 @@ func hasWildcard(filter string) bool {
 }
 
 // granted reads a SUBACK on its way to the device.
-func (d *downPath) granted(f mqttparse.Frame) {
-	id, codes, err := mqttparse.ParseSubAck(f, d.c.version)
+func (c *conn) granted(f mqttparse.Frame) {
+	id, codes, err := mqttparse.ParseSubAck(f, c.version)
 	if err != nil {
 		return
 	}
-	sess, g := d.c.sess, d.c.g
+	sess, g := c.sess, c.g
 	sess.mu.Lock()
 	defer sess.mu.Unlock()
 	for filter, x := range sess.subs.m {

@@ -13,16 +13,19 @@ import (
 // openStream is one stream as a session receives it: what opens its messages, and which of
 // them the session has accepted.
 type openStream struct {
-	id      openKey
-	group   string
-	state   *State // group and key hold under this one
-	key     *crypto.Key
-	open    *crypto.OpenStream
-	window  crypto.Window
-	ahead   uint64   // the number after the highest that was forwarded, acknowledged or not
-	begun   bool     // ahead is valid
-	arrival *arrival // as the ledgers see it
-	cost    int      // bytes charged for a long topic
+	id       openKey
+	group    string
+	state    *State // group and key hold under this one
+	key      *crypto.Key
+	hidden   bool   // the topic is; its messages say its name
+	name     []byte // that name, if they do
+	verified *State // under which the topic hides it
+	open     *crypto.OpenStream
+	window   crypto.Window
+	ahead    uint64   // the number after the highest that was forwarded, acknowledged or not
+	begun    bool     // ahead is valid
+	arrival  *arrival // as the ledgers see it
+	cost     int      // bytes charged for a long topic
 
 	// of the device's subscriptions, as of so many changes to them, if matched; see subscriptions.go
 	matched, shared bool
@@ -155,17 +158,16 @@ func (d *downPath) open(p *mqttparse.Publish) (sealed bool, err error) {
 	case bad != nil:
 		return true, d.refuse(p, downForged)
 	}
-	group := dec.Group
-	key := d.state.Keys.Find(group, env.Kid.KeyID())
+	key, group := d.find(dec, p.Topic, &env)
 	if key == nil {
-		if key, group, err = d.holdFor(p, group, env.Kid.KeyID()); err != nil {
+		if key, group, err = d.holdFor(p, &dec, &env); err != nil {
 			return true, err
 		}
 		if key == nil {
 			return true, d.refuse(p, downUnknownKey)
 		}
 	}
-	s, fresh, err := d.stream(p.Topic, group, key, &env)
+	s, fresh, err := d.stream(p.Topic, dec.Hide, group, key, &env)
 	if err != nil {
 		return true, internalError(err)
 	}
@@ -181,9 +183,9 @@ func (d *downPath) decide(topic []byte) policy.Decision {
 
 // stream gives the stream of an envelope: the one there is, if its group is still the
 // topic's, else a new one, which is not stored before it has authenticated a message.
-func (d *downPath) stream(topic []byte, group string, key *crypto.Key, env *crypto.Envelope) (s *openStream, fresh bool, err error) {
+func (d *downPath) stream(topic []byte, hidden bool, group string, key *crypto.Key, env *crypto.Envelope) (s *openStream, fresh bool, err error) {
 	t := &d.c.sess.opens
-	if s = t.get(&env.Kid, topic); s != nil && s.group == group && s.key.Epoch == key.Epoch {
+	if s = t.get(&env.Kid, topic); s != nil && s.group == group && s.hidden == hidden && s.key.Epoch == key.Epoch {
 		s.state, s.key = d.state, key
 		return s, false, nil
 	}
@@ -192,7 +194,7 @@ func (d *downPath) stream(topic []byte, group string, key *crypto.Key, env *cryp
 	if err != nil {
 		return nil, false, fmt.Errorf("opening a stream of group %q: %w", group, err)
 	}
-	made := &openStream{id: openKey{env.Kid, name}, group: group, state: d.state, key: key, open: open, cost: topicCost(name)}
+	made := &openStream{id: openKey{env.Kid, name}, group: group, hidden: hidden, state: d.state, key: key, open: open, cost: topicCost(name)}
 	if s != nil {
 		made.window, made.ahead, made.begun = s.window, s.ahead, s.begun
 	} else if highest, evicted := t.floors[env.Kid]; evicted {
@@ -283,6 +285,7 @@ func (d *downPath) deliver(s *openStream, p *mqttparse.Publish, env *crypto.Enve
 		return err
 	}
 	if fresh {
+		s.cost += topicCost(string(s.name))
 		if err := d.keep(s); err != nil {
 			d.out.b = d.out.b[:start]
 			return err
@@ -317,7 +320,7 @@ func (d *downPath) openInto(s *openStream, p *mqttparse.Publish, outer []byte, e
 	v := d.c.version
 	head := *p
 	head.Properties = outer
-	if d.named == byAlias {
+	if d.named == byAlias || s.hidden { // the name of a hidden one is inside
 		head.Topic = nil
 	}
 	room := headMost + len(head.Topic) + len(outer)
@@ -327,7 +330,7 @@ func (d *downPath) openInto(s *openStream, p *mqttparse.Publish, outer []byte, e
 	start = len(d.out.b)
 	out := d.out.b[:start+room]
 	at, last := start+room, byte(0)
-	inPlace := len(outer) == 0
+	inPlace := len(outer) == 0 && !s.hidden
 	if inPlace {
 		if out = mqttparse.AppendPublishHeader(d.out.b, v, &head, len(env.Ciphertext)-tag-1); out == nil {
 			return 0, crypto.ErrForged
@@ -338,8 +341,17 @@ func (d *downPath) openInto(s *openStream, p *mqttparse.Publish, outer []byte, e
 	if out, err = s.open.Open(out[:at], env); err != nil {
 		return 0, err
 	}
-	props, payload, err := crypto.SplitInner(out[at:])
-	inPlace = inPlace && len(out)-at == crypto.InnerLen(len(props), len(payload)) // no padding
+	inner := out[at:]
+	if s.hidden {
+		if inner, err = d.nameOf(s, inner); err != nil {
+			return 0, err
+		}
+		if d.named != byAlias {
+			head.Topic = s.name
+		}
+	}
+	props, payload, err := crypto.SplitInner(inner)
+	inPlace = inPlace && len(inner) == crypto.InnerLen(len(props), len(payload)) // no padding
 	switch {
 	case err != nil:
 		return 0, err

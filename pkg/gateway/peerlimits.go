@@ -94,10 +94,14 @@ func (l peerLimits) forDevice(growth, most int) peerLimits {
 
 // growth is the most that a PUBLISH grows by when it is sealed under s.
 func (s *State) growth() int {
+	n := sealGrowth
 	if pad := s.Table.MaxPad(); pad > 0 {
-		return sealGrowth + pad + 1
+		n += pad + 1
 	}
-	return sealGrowth
+	if s.Table.Hides() {
+		n += hideGrowth
+	}
+	return n
 }
 
 // sealGrowth is what sealing itself adds at most, padding aside: the envelope, and longer lengths.

@@ -27,6 +27,7 @@ const (
 	refusedMemory      = "memory"          // too many large messages at once
 	refusedBroker      = "broker"          // the broker breaks the standard
 	refusedStalled     = "stalled"         // stopped sending in the middle of a large packet
+	refusedRenamed     = "renamed"         // topics are hidden in another way than when the connection began
 	refusedInternal    = "internal"        // a defect of ours, or no randomness
 )
 
@@ -60,6 +61,15 @@ func malformed(err error) error {
 
 func internalError(err error) error {
 	return &refusal{reason: refusedInternal, code: 0x83, text: err.Error()}
+}
+
+// refused gives a refusal as it is, and makes any other error one of ours.
+func refused(err error) error {
+	var r *refusal
+	if errors.As(err, &r) {
+		return err
+	}
+	return internalError(err)
 }
 
 // Ends of a direction that are nobody's fault.

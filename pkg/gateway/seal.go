@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -18,8 +19,9 @@ type sealStream struct {
 	clear bool // a zero-length retained message passes as it is
 	key   *crypto.Key
 	seal  *crypto.SealStream
-	pad   int // as in seal
-	cost  int // bytes charged for a long topic
+	pad   int    // as in seal
+	wire  []byte // what the broker knows the topic as, if it is hidden from it; else nil
+	cost  int    // bytes charged for a long topic
 
 	links[sealStream] // by use
 	head              headState
@@ -72,18 +74,18 @@ var (
 // stream gives the stream to seal topic under, as decided: the one there is if its
 // send key is still the group's, else a new one. errNoKey means to wait for another State.
 func (u *upPath) stream(topic []byte, d policy.Decision) (*sealStream, error) {
-	key := u.state.Keys.Send(d.Group)
-	if key == nil {
+	key, names := u.state.Keys.Send(d.Group), u.state.Keys.TopicKey()
+	if key == nil || d.Hide && names == nil {
 		return nil, errNoKey
 	}
 	t := &u.c.sess.seals
 	s := t.get(topic)
-	if s != nil && s.group == d.Group && s.key.ID == key.ID && s.key.Epoch == key.Epoch {
+	if s != nil && s.group == d.Group && s.key.ID == key.ID && s.key.Epoch == key.Epoch && s.named(d, names) {
 		s.state, s.clear, s.key = u.state, d.ClearRetained, key
 		s.setPad(d.Pad)
 		return s, nil
 	}
-	made, err := u.c.g.newSealStream(string(topic), d, key, false)
+	made, err := u.c.g.newSealStream(string(topic), d, key, names, false)
 	if err != nil {
 		return nil, err
 	}
@@ -149,17 +151,27 @@ func (g *Gateway) charge(cost int) error {
 	return nil
 }
 
-// newSealStream starts a stream of topic, as decided, under key.
-func (g *Gateway) newSealStream(topic string, d policy.Decision, key *crypto.Key, will bool) (*sealStream, error) {
+// newSealStream starts a stream of topic, as decided, under key. names hides topics.
+func (g *Gateway) newSealStream(topic string, d policy.Decision, key *crypto.Key, names *crypto.TopicKey, will bool) (*sealStream, error) {
 	id, err := g.newStreamID(will)
 	if err != nil {
 		return nil, err
 	}
-	seal, err := crypto.NewSealStream(key.Secret, d.Group, topic, id)
-	if err != nil {
+	s := &sealStream{topic: topic, group: d.Group, clear: d.ClearRetained, key: key, cost: topicCost(topic)}
+	wire := topic
+	if d.Hide {
+		if s.wire, err = hideName(names, topic); err != nil {
+			return nil, err
+		}
+		wire = string(s.wire)
+		s.cost += topicCost(wire)
+	}
+	if s.seal, err = crypto.NewSealStream(key.Secret, d.Group, wire, id); err != nil {
 		return nil, fmt.Errorf("starting a stream of group %q: %w", d.Group, err)
 	}
-	s := &sealStream{topic: topic, group: d.Group, clear: d.ClearRetained, key: key, seal: seal, cost: topicCost(topic)}
+	if d.Hide {
+		s.seal.SetName(topic)
+	}
 	s.setPad(d.Pad)
 	return s, nil
 }
@@ -232,7 +244,7 @@ func (u *upPath) continues(r, s *sealStream) bool {
 	if r == s {
 		return true
 	}
-	if r.topic != s.topic || r.group != s.group ||
+	if r.topic != s.topic || !bytes.Equal(r.wire, s.wire) || r.group != s.group ||
 		r.key.Epoch.PolicyVersion != s.key.Epoch.PolicyVersion || r.key.Epoch.Generation != s.key.Epoch.Generation {
 		return false
 	}

@@ -158,7 +158,7 @@ func (d *downPath) matching(s *openStream) (copies int, shared bool) {
 	if now := sess.subs.changes.Load(); !s.matched || s.changes != now {
 		sess.mu.Lock()
 		s.changes = sess.subs.changes.Load()
-		s.subscribed, s.shared = sess.subs.tell(s.id.topic)
+		s.subscribed, s.shared = sess.subs.tell(s.topicName())
 		sess.mu.Unlock()
 		s.matched = true
 	}

@@ -124,6 +124,7 @@ func (u *upPath) packet(f mqttparse.Frame) error {
 		return u.pass(ack)
 	case mqttparse.SUBSCRIBE, mqttparse.UNSUBSCRIBE:
 		u.c.note(f)
+		return u.passFilters(f)
 	}
 	return u.pass(f.Raw)
 }
@@ -160,7 +161,9 @@ func (u *upPath) publish(f mqttparse.Frame) error {
 	if err := u.reserve(len(f.Raw) + len(p.Topic) + u.c.g.state.Load().grows); err != nil {
 		return err
 	}
-	u.refresh()
+	if err := u.refresh(); err != nil {
+		return err
+	}
 	s := u.c.sess.seals.get(p.Topic)
 	if s == nil || s.state != u.state {
 		var err error
@@ -171,6 +174,9 @@ func (u *upPath) publish(f mqttparse.Frame) error {
 			return u.unsealed(f, p)
 		}
 	}
+	if s.wire != nil {
+		p.Topic = s.wire
+	}
 	if len(p.Payload) == 0 && p.Retain {
 		if !s.clear {
 			return u.deny(p)
@@ -180,10 +186,14 @@ func (u *upPath) publish(f mqttparse.Frame) error {
 	return u.sealTimed(s, p)
 }
 
-// refresh takes the newest State.
-func (u *upPath) refresh() {
+// refresh takes the newest State. A connection does not outlive the names that its topics have on the wire.
+func (u *upPath) refresh() error {
 	u.box = u.c.g.state.Load()
 	u.state = u.box.State
+	if u.box.naming != u.c.naming {
+		return errRenamed
+	}
+	return nil
 }
 
 // decide finds the stream for a message on a topic whose verdict is not known under the
@@ -239,8 +249,7 @@ func underPrefix(topic []byte, prefix string) bool {
 func (u *upPath) waitState(deadline <-chan time.Time, group string) error {
 	select {
 	case <-u.box.replaced:
-		u.refresh()
-		return nil
+		return u.refresh()
 	case <-deadline:
 		u.tally.add(upNoKey)
 		return refuse(refusedNoKey, serverBusy, "no key of group "+group+" came in time to seal a message under")
@@ -276,6 +285,10 @@ func (u *upPath) unsealed(f mqttparse.Frame, p *mqttparse.Publish) error {
 		return u.deny(p)
 	}
 	u.tally.add(upPass)
+	if props, changed := u.c.g.hideResponse(u.state, p.Properties); changed {
+		p.Properties = props
+		return u.reassemble(p)
+	}
 	return u.forward(f, p)
 }
 
@@ -285,6 +298,11 @@ func (u *upPath) forward(f mqttparse.Frame, p *mqttparse.Publish) error {
 		u.aliases.tell(p)
 		return u.pass(f.Raw)
 	}
+	return u.reassemble(p)
+}
+
+// reassemble puts a message that is not sealed together anew.
+func (u *upPath) reassemble(p *mqttparse.Publish) error {
 	if _, err := u.header(p, len(p.Payload)); err != nil {
 		return err
 	}
@@ -350,8 +368,8 @@ func (u *upPath) sealOrRestart(s *sealStream, p *mqttparse.Publish, inner []byte
 	if !errors.Is(err, crypto.ErrExhausted) {
 		return err
 	}
-	d := policy.Decision{Verdict: policy.Seal, Group: s.group, ClearRetained: s.clear, Pad: s.pad}
-	fresh, err := u.c.g.newSealStream(s.topic, d, s.key, false)
+	d := policy.Decision{Verdict: policy.Seal, Group: s.group, ClearRetained: s.clear, Pad: s.pad, Hide: s.wire != nil}
+	fresh, err := u.c.g.newSealStream(s.topic, d, s.key, u.state.Keys.TopicKey(), false)
 	if err != nil {
 		return internalError(err)
 	}

@@ -272,6 +272,12 @@ func (in *assembler) take(m message) (complete, renewed bool, err error) {
 		}
 		in.next.Keys[m.group] = m.keys
 		return false, false, nil
+	case topicKeyMsg:
+		if in.next == nil || in.next.Topics != nil {
+			return false, false, errors.New("keylink: a topic key outside a snapshot, or twice in one")
+		}
+		in.next.Topics = m.key
+		return false, false, nil
 	case statsMsg:
 		if in.next != nil {
 			in.snapshot, in.next, renewed = *in.next, nil, true

@@ -41,6 +41,10 @@ type Snapshot struct {
 	// before holds good; of which nothing ever was, nothing may be sealed.
 	Authority map[string]Authority
 
+	// Topics is the fleet's topic key; nil: no group that this gateway takes part in hides its topics, or controld has not
+	// got it yet: gatewayd keeps what it has.
+	Topics *crypto.TopicKey
+
 	Epochs  map[string]EpochInfo // by group, for the gauges
 	Control map[Counter]uint64   // control messages since controld started
 }

@@ -40,6 +40,7 @@ const (
 	typeRefusal
 	typeCheckpoint
 	typeHeard
+	typeTopicKey
 )
 
 // Roles that a client names in its hello.
@@ -98,6 +99,8 @@ type (
 	}
 	// heardMsg says whether checkpoints are heard from now on; of those before, some may be missing.
 	heardMsg struct{ yes bool }
+	// topicKeyMsg is part of a snapshot, if there is a key.
+	topicKeyMsg struct{ key *crypto.TopicKey }
 )
 
 func (helloMsg) name() string      { return "hello" }
@@ -113,6 +116,7 @@ func (statusMsg) name() string     { return "status" }
 func (refusalMsg) name() string    { return "refusal" }
 func (checkpointMsg) name() string { return "checkpoint" }
 func (heardMsg) name() string      { return "heard" }
+func (topicKeyMsg) name() string   { return "topic-key" }
 
 func start(b []byte, items int, typ uint64) []byte {
 	return dcbor.AppendUint(dcbor.AppendArray(b, items), typ)
@@ -249,6 +253,13 @@ func (m checkpointMsg) append(b []byte) []byte {
 
 func (m heardMsg) append(b []byte) []byte { return dcbor.AppendBool(start(b, 2, typeHeard), m.yes) }
 
+func (m topicKeyMsg) append(b []byte) []byte {
+	key := m.key.Bytes()
+	b = dcbor.AppendBytes(start(b, 2, typeTopicKey), key)
+	clear(key)
+	return b
+}
+
 // decode decodes one frame. What it accepts, append gives back byte for byte. The message
 // keeps no view of b.
 func decode(b []byte) (message, error) {
@@ -290,6 +301,19 @@ var formats = [...]struct {
 	typeRefusal:    {2, func(r *dcbor.Reader) message { return refusalMsg{r.Text(maxText)} }},
 	typeCheckpoint: {3, readCheckpoint},
 	typeHeard:      {2, func(r *dcbor.Reader) message { return heardMsg{r.Bool()} }},
+	typeTopicKey:   {2, readTopicKey},
+}
+
+func readTopicKey(r *dcbor.Reader) message {
+	b := r.Bytes(crypto.SecretSize)
+	if r.Err() != nil {
+		return topicKeyMsg{}
+	}
+	k, err := crypto.TopicKeyFrom(b)
+	if err != nil {
+		r.Fail(err)
+	}
+	return topicKeyMsg{k}
 }
 
 func readPolicy(r *dcbor.Reader) message {

@@ -19,6 +19,10 @@ func samples(t testing.TB) []message {
 	if err != nil {
 		t.Fatal(err)
 	}
+	topics, err := crypto.TopicKeyFrom(bytes.Repeat([]byte{7}, crypto.SecretSize))
+	if err != nil {
+		t.Fatal(err)
+	}
 	epoch := crypto.Epoch{PolicyVersion: 1, Generation: 2, Number: 3}
 	key := crypto.Key{ID: crypto.KeyID{1, 2, 3, 4}, Epoch: epoch, Secret: secret, Send: true, NotAfter: 5 * time.Second}
 	return []message{
@@ -35,6 +39,7 @@ func samples(t testing.TB) []message {
 		refusalMsg{"because"},
 		checkpointMsg{"gw2", []byte{0x80}},
 		heardMsg{true},
+		topicKeyMsg{topics},
 	}
 }
 
@@ -71,7 +76,7 @@ func TestDecodeRefuses(t *testing.T) {
 	tests := []struct{ name, hex, want string }{
 		{"empty", "", "item missing"},
 		{"no array", "00", "array expected"},
-		{"unknown type", "810d", "message type 13 is not known"},
+		{"unknown type", "810e", "message type 14 is not known"},
 		{"listens twice", "85" + "05" + "f5" + "80" + "80" + "82" + "6161" + "6161", "names must ascend"},
 		{"empty checkpoint", "83" + "0b" + "6161" + "40", "an empty checkpoint"},
 		{"long checkpoint", "83" + "0b" + "6161" + "5a00040001", "262145"},
@@ -146,13 +151,15 @@ func TestTruncate(t *testing.T) {
 }
 
 func TestAssemblerRefuses(t *testing.T) {
-	key := samples(t)[2].(keysMsg)
+	key, topics := samples(t)[2].(keysMsg), samples(t)[13]
 	tests := []struct {
 		name   string
 		frames []message
 	}{
 		{"keys first", []message{key}},
 		{"stats first", []message{statsMsg{}}},
+		{"topic key first", []message{topicKeyMsg{}}},
+		{"topic key twice", []message{policyMsg{"gw1", nil}, topics, topics}},
 		{"group twice", []message{policyMsg{"gw1", nil}, key, key}},
 		{"a client's message", []message{rotateMsg{"a"}}},
 		{"refusal", []message{refusalMsg{"no"}}},

@@ -320,6 +320,11 @@ func writeSnapshot(w io.Writer, snap, sent *Snapshot) error {
 				return err
 			}
 		}
+		if snap.Topics != nil {
+			if err := writeMessage(w, topicKeyMsg{snap.Topics}); err != nil {
+				return err
+			}
+		}
 	}
 	return writeMessage(w, statsMsg{snap.Epochs, snap.Authority, snap.Control})
 }
@@ -327,7 +332,7 @@ func writeSnapshot(w io.Writer, snap, sent *Snapshot) error {
 // sameKeys reports whether both carry the same policy and keys. Secrets are told apart by
 // their ids, which commit to them.
 func (s *Snapshot) sameKeys(o *Snapshot) bool {
-	if s.Gateway != o.Gateway || !slices.Equal(s.Policy, o.Policy) || len(s.Keys) != len(o.Keys) {
+	if s.Gateway != o.Gateway || !slices.Equal(s.Policy, o.Policy) || len(s.Keys) != len(o.Keys) || !s.Topics.Equal(o.Topics) {
 		return false
 	}
 	for group, keys := range s.Keys {

@@ -1,7 +1,9 @@
 package member
 
 import (
+	"bytes"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -20,6 +22,7 @@ const (
 	CertFile   = "identity.crt"
 	CAFile     = "ca.crt"
 	PolicyFile = policyFile
+	TopicFile  = "topic.key" // of keepers of groups that hide their topics
 )
 
 // maxFile bounds what is read of an identity directory's files.
@@ -43,6 +46,46 @@ func LoadIdentity(dir string) (*crypto.Identity, *crypto.Trust, *policy.Signed, 
 			dir, PolicyFile, err, PolicyFile)
 	}
 	return id, trust, signed, nil
+}
+
+// LoadTopicSecret reads the topic secret in an identity directory, nil if there is none: 64 hexadecimal digits, in a file that
+// others must not read.
+func LoadTopicSecret(dir string) (*crypto.TopicSecret, error) {
+	path := filepath.Join(dir, TopicFile)
+	text, err := readBounded(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var s *crypto.TopicSecret
+	if err == nil {
+		err = checkPrivate(path)
+	}
+	if err == nil {
+		s, err = parseTopicSecret(text)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("identity %s: %w", dir, err)
+	}
+	return s, nil
+}
+
+func parseTopicSecret(text []byte) (*crypto.TopicSecret, error) {
+	b, err := hex.DecodeString(string(bytes.TrimSpace(text)))
+	if err == nil {
+		defer clear(b)
+		var s *crypto.TopicSecret
+		if s, err = crypto.TopicSecretFrom(b); err == nil {
+			return s, nil
+		}
+	}
+	return nil, fmt.Errorf("%s does not hold 64 hexadecimal digits: copy the one of the fleet's directory", TopicFile)
+}
+
+// WriteTopicSecret writes what [LoadTopicSecret] reads.
+func WriteTopicSecret(path string, s *crypto.TopicSecret) error {
+	b := s.Bytes()
+	defer clear(b)
+	return WriteFile(path, append([]byte(hex.EncodeToString(b)), '\n'), 0o600)
 }
 
 // LoadSigner is LoadIdentity for one who signs the policy and so does not go by the one that

@@ -193,3 +193,36 @@ func TestLoadIdentityOfAnotherPKI(t *testing.T) {
 		}
 	}
 }
+
+// A topic secret is read as it was written, by its user only.
+func TestTopicSecretFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, member.TopicFile)
+	if s, err := member.LoadTopicSecret(dir); s != nil || err != nil {
+		t.Errorf("without a file: %v, %v", s, err)
+	}
+	want, err := crypto.NewTopicSecret(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := member.WriteTopicSecret(path, want); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := member.LoadTopicSecret(dir); err != nil || string(got.Bytes()) != string(want.Bytes()) {
+		t.Errorf("read back: %v", err)
+	}
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := member.LoadTopicSecret(dir); err == nil || !strings.Contains(err.Error(), "topic.key") {
+		t.Errorf("readable by all: %v", err)
+	}
+	for _, text := range []string{"", "0123", strings.Repeat("g", 64), strings.Repeat("0", 66)} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil || os.Chmod(path, 0o600) != nil {
+			t.Fatal(err)
+		}
+		if _, err := member.LoadTopicSecret(dir); err == nil || !strings.Contains(err.Error(), "64 hexadecimal digits") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}

@@ -33,9 +33,10 @@ const DefaultPrefix = "sealgate"
 
 // Config says who the member is and which broker carries its control messages.
 type Config struct {
-	Identity *crypto.Identity // the member's key and certificate
-	Trust    *crypto.Trust    // the fleet's CA
-	Policy   *policy.Signed   // the newest policy known, from the enrolment bundle; nil: wait for the broker's
+	Identity *crypto.Identity    // the member's key and certificate
+	Trust    *crypto.Trust       // the fleet's CA
+	Topics   *crypto.TopicSecret // of a keeper of groups that hide their topics; nil: none
+	Policy   *policy.Signed      // the newest policy known, from the enrolment bundle; nil: wait for the broker's
 
 	Broker   []string    // mqtt:// or mqtts:// URLs, tried in this order
 	TLS      *tls.Config // for mqtts; nil: the system's CAs. Verification cannot be switched off
@@ -168,7 +169,7 @@ func prepare(cfg Config) (*Member, []session.Broker, error) {
 	m.keep = openKeep(cfg.KeepDir, cfg.KeepAnywhere, cfg.Log)
 	start := newest(cfg.Policy, m.store.load(m.clock().Wall))
 	m.machine, err = control.New(control.Config{
-		Identity: cfg.Identity, Trust: cfg.Trust, Policy: start, Floor: m.store.floor,
+		Identity: cfg.Identity, Trust: cfg.Trust, Topics: cfg.Topics, Policy: start, Floor: m.store.floor,
 		Prefix: cfg.Prefix, Rand: rand.Reader, Keyless: cfg.Keyless, ReadOnly: cfg.ReadOnly, GrantRate: grantRate(m.self.Role),
 		Checkpoints: cfg.Checkpoints != nil && !cfg.Choosy, Keep: m.keep.dir != "", Kept: m.keep.load(),
 	})

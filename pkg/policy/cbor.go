@@ -9,11 +9,13 @@ import (
 	"sealgate/pkg/dcbor"
 )
 
-// The first item of an encoded document: its format. A document without options is of the first, so that
+// The first item of an encoded document: its format. A document is of the lowest that has what it needs, so that
 // members who know no other understand it, and each document has one encoding.
 const (
-	formatPlain   = 1
-	formatOptions = 2 // groups have options
+	formatPlain  = 1
+	formatPad    = 2 // groups have a pad
+	formatHide   = 3 // and may hide their topics
+	formatNewest = formatHide
 )
 
 // Lengths that a decoder accepts for single strings.
@@ -26,7 +28,7 @@ const (
 // (docs/spec/policy.md). Durations are in milliseconds. It does not validate: [Document.Sign]
 // does.
 func (d *Document) Marshal() []byte {
-	b := dcbor.AppendArray(nil, 8)
+	b := dcbor.AppendArray(nil, documentItems[d.format()])
 	b = dcbor.AppendUint(b, d.format())
 	b = dcbor.AppendText(b, d.Fleet)
 	b = dcbor.AppendUint(b, d.Version)
@@ -41,19 +43,28 @@ func (d *Document) Marshal() []byte {
 	for i := range d.RevokedCerts {
 		b = dcbor.AppendBytes(b, d.RevokedCerts[i][:])
 	}
+	if d.format() >= formatHide {
+		b = dcbor.AppendUint(b, d.TopicKey)
+	}
 	return b
 }
 
 // format is that of the document's encoding.
 func (d *Document) format() uint64 {
-	if slices.ContainsFunc(d.Groups, func(g Group) bool { return g.Pad != 0 }) {
-		return formatOptions
+	switch {
+	case d.hides():
+		return formatHide
+	case slices.ContainsFunc(d.Groups, func(g Group) bool { return g.Pad != 0 }):
+		return formatPad
 	}
 	return formatPlain
 }
 
-// groupItems is the length of a group's array in each format.
-var groupItems = [...]int{formatPlain: 11, formatOptions: 12}
+// The lengths of a document's and of a group's array in each format.
+var (
+	documentItems = [...]int{formatPlain: 8, formatPad: 8, formatHide: 9}
+	groupItems    = [...]int{formatPlain: 11, formatPad: 12, formatHide: 13}
+)
 
 func (g *Group) append(b []byte, format uint64) []byte {
 	b = dcbor.AppendArray(b, groupItems[format])
@@ -66,8 +77,11 @@ func (g *Group) append(b []byte, format uint64) []byte {
 		b = dcbor.AppendUint(b, uint64(d.Milliseconds()))
 	}
 	b = dcbor.AppendText(b, g.ClearRetained)
-	if format == formatOptions {
+	if format >= formatPad {
 		b = dcbor.AppendUint(b, uint64(g.Pad))
+	}
+	if format >= formatHide {
+		b = dcbor.AppendBool(b, g.HideTopics)
 	}
 	return b
 }
@@ -88,10 +102,14 @@ func Unmarshal(b []byte) (*Document, error) {
 	}
 	r := dcbor.NewReader(b)
 	d := new(Document)
-	r.ArrayExact(8)
-	format := r.Uint()
-	if r.Err() == nil && (format < formatPlain || format > formatOptions) {
-		return nil, fmt.Errorf("policy: format version %d; this program knows up to version %d: update it", format, formatOptions)
+	items, format := r.Array(documentItems[formatNewest]), r.Uint()
+	switch {
+	case r.Err() != nil:
+		return nil, fmt.Errorf("policy: %w", r.Err())
+	case format < formatPlain || format > formatNewest:
+		return nil, fmt.Errorf("policy: format version %d; this program knows up to version %d: update it", format, formatNewest)
+	case items != documentItems[format]:
+		return nil, fmt.Errorf("policy: %d items in a document of format version %d, %d expected", items, format, documentItems[format])
 	}
 	d.Fleet = r.Text(maxName)
 	d.Version = r.Uint()
@@ -106,11 +124,14 @@ func Unmarshal(b []byte) (*Document, error) {
 		r.BytesExact(hash[:])
 		d.RevokedCerts = append(d.RevokedCerts, hash)
 	}
+	if format >= formatHide {
+		d.TopicKey = r.Uint()
+	}
 	if err := r.Done(); err != nil {
 		return nil, fmt.Errorf("policy: %w", err)
 	}
 	if format != d.format() {
-		return nil, fmt.Errorf("policy: format version %d for a document without options: it would have two encodings", format)
+		return nil, fmt.Errorf("policy: format version %d for a document that a lower one is enough for: it would have two encodings", format)
 	}
 	if err := d.Validate(); err != nil {
 		return nil, err
@@ -133,8 +154,11 @@ func readGroup(r *dcbor.Reader, format uint64) Group {
 		*d = time.Duration(r.UintMax(uint64(maxDuration/time.Millisecond))) * time.Millisecond
 	}
 	g.ClearRetained = r.Text(len(WordPass))
-	if format == formatOptions {
+	if format >= formatPad {
 		g.Pad = int(r.UintMax(crypto.MaxPad))
+	}
+	if format >= formatHide {
+		g.HideTopics = r.Bool()
 	}
 	return g
 }

@@ -27,6 +27,7 @@ const (
 	MaxFilters     = 1024      // topic filters in a document, all groups together
 	MaxPatterns    = 64        // name patterns in one list of one group
 	MinPad         = 16        // bytes, of a Pad that is not 0; the most is [crypto.MaxPad]
+	MaxTopicKey    = 1<<48 - 1 // the largest number of a topic key
 	MaxKeepers     = 8         // keepers of one group when the document names them
 	DefaultKeepers = 3         // keepers that signing fills in when the document names none
 	MaxRevocations = 4096      // revoked names and revoked certificates, each
@@ -52,6 +53,7 @@ type Document struct {
 	Groups       []Group    // topic filters of different groups do not overlap
 	RevokedNames []string   // member names, exact
 	RevokedCerts [][32]byte // SHA-256 of the DER certificate
+	TopicKey     uint64     // number of the key that topics are hidden under; 0 if no group hides any
 }
 
 // Group is a set of topics that share keys, writers and readers.
@@ -68,6 +70,7 @@ type Group struct {
 	ActivateAfter time.Duration // between announcing an epoch and sealing under it
 	Checkpoint    time.Duration // between two checkpoints of a gateway
 	ClearRetained string        // "pass" or "deny" for a zero-length retained PUBLISH
+	HideTopics    bool          // the broker sees tokens in place of topic names
 	Pad           int           // bytes that lengths are hidden in multiples of; 0: not
 }
 

@@ -124,6 +124,10 @@ func TestValidate(t *testing.T) {
 		{"pad too small", func(d *Document) { d.Groups[0].Pad = 15 }, "group[0].pad: 15"},
 		{"pad too large", func(d *Document) { d.Groups[0].Pad = 65537 }, "group[0].pad: 65537"},
 		{"pad negative", func(d *Document) { d.Groups[0].Pad = -1 }, "group[0].pad: -1"},
+		{"hides without a number", func(d *Document) { d.Groups[0].HideTopics = true }, "topic_key: 0"},
+		{"number too large", func(d *Document) { d.Groups[0].HideTopics, d.TopicKey = true, 1<<48 }, "topic_key: 281474976710656"},
+		{"number without hiding", func(d *Document) { d.TopicKey = 1 }, "topic_key: 1, but no group"},
+		{"hides", func(d *Document) { d.Groups[0].HideTopics, d.TopicKey = true, 1 }, ""},
 		{"padded", func(d *Document) { d.Groups[0].Pad = 64 }, ""},
 		{"unmatched word", func(d *Document) { d.Unmatched = "drop" }, `unmatched: "drop" is not a rule`},
 		{"unmatched empty", func(d *Document) { d.Unmatched = "" }, "unmatched"},
@@ -176,8 +180,8 @@ func TestCBORRoundTrip(t *testing.T) {
 	if _, err := Unmarshal(append(b, 0)); err == nil {
 		t.Error("a trailing byte was accepted")
 	}
-	b[1] = 3 // format version
-	if _, err := Unmarshal(b); err == nil || !strings.Contains(err.Error(), "format version 3") {
+	b[1] = 4 // format version
+	if _, err := Unmarshal(b); err == nil || !strings.Contains(err.Error(), "format version 4") {
 		t.Errorf("another format version: %v", err)
 	}
 }
@@ -208,6 +212,27 @@ func TestCBOROptions(t *testing.T) {
 	b[1] = 1
 	if _, err := Unmarshal(b); err == nil {
 		t.Error("format 1 with options was accepted")
+	}
+}
+
+// A document of a group that hides its topics is of format 3, and one of format 3 has such a group.
+func TestCBORHidingTopics(t *testing.T) {
+	d := plant()
+	d.Groups[0].Pad, d.Groups[1].HideTopics, d.TopicKey = 64, true, 9
+	b := d.Marshal()
+	got, err := Unmarshal(b)
+	if err != nil || !reflect.DeepEqual(got, d) || b[1] != 3 {
+		t.Fatalf("format %d: %+v, %v", b[1], got, err)
+	}
+	none := bytes.Replace(b, []byte("\x64deny\x00\xf5"), []byte("\x64deny\x00\xf4"), 1)
+	if _, err := Unmarshal(none); err == nil || !strings.Contains(err.Error(), "two encodings") {
+		t.Errorf("format 3 without a group that hides: %v", err)
+	}
+	for format := byte(1); format <= 2; format++ {
+		b[1] = format
+		if _, err := Unmarshal(b); err == nil || !strings.Contains(err.Error(), "9 items in a document") {
+			t.Errorf("format %d with a topic key: %v", format, err)
+		}
 	}
 }
 
@@ -394,6 +419,8 @@ func FuzzUnmarshal(f *testing.F) {
 	f.Add(plant().Marshal())
 	options := plant()
 	options.Groups[0].Pad = 64
+	f.Add(options.Marshal())
+	options.Groups[1].HideTopics, options.TopicKey = true, 9
 	f.Add(options.Marshal())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d, err := Unmarshal(b)

@@ -27,6 +27,10 @@ func TestSpecDescribesTheDocument(t *testing.T) {
 	if err := spec.Check("policy", d.Marshal()); err != nil {
 		t.Errorf("with an option: %v", err)
 	}
+	d.Groups[0].HideTopics, d.TopicKey = true, 3
+	if err := spec.Check("policy", d.Marshal()); err != nil {
+		t.Errorf("with hidden topics: %v", err)
+	}
 	if err := spec.Check("policy", bytes.Replace(b, []byte("\x64pass"), []byte("\x64past"), 1)); err == nil {
 		t.Error("the rules accept a word that the code refuses")
 	}
@@ -52,6 +56,7 @@ func TestSpecNamesTheDefaults(t *testing.T) {
 		"[0*64 pattern]":               MaxPatterns == 64,
 		"[1*8 name]":                   MaxKeepers == 8,
 		"[0*4096 name]":                MaxRevocations == 4096,
+		"1 to 2^48-1, if a group":      MaxTopicKey == 1<<48-1,
 		"or 16 to 65,536 bytes":        MinPad == 16 && crypto.MaxPad == 65536,
 		"the first three gateways and": DefaultKeepers == 3,
 	} {

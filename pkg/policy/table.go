@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"sealgate/pkg/crypto"
 	"sealgate/pkg/topic"
 )
 
@@ -33,6 +34,7 @@ type Decision struct {
 	Verdict       Verdict
 	Group         string // set if Verdict is Seal
 	ClearRetained bool   // a zero-length retained PUBLISH may pass as it is
+	Hide          bool   // the topic is hidden: to be, or received so; Group is then not known before the message opens
 	Pad           int    // multiple of bytes that the inner plaintext is padded to; 0: not padded
 }
 
@@ -41,6 +43,7 @@ type Table struct {
 	topics    topic.Set[Decision]
 	unmatched Decision
 	pad       int
+	hidden    hidden
 }
 
 // Table builds the table of a valid document.
@@ -52,12 +55,14 @@ func (d *Document) Table() (*Table, error) {
 	for i := range d.Groups {
 		g := &d.Groups[i]
 		t.pad = max(t.pad, g.Pad)
+		t.hidden.add(g)
 		for _, f := range g.Topics {
 			if err := t.topics.Add(f, g.decision()); err != nil {
 				return nil, fmt.Errorf("policy: group %q: topic filter %q: %w", g.Name, f, err)
 			}
 		}
 	}
+	t.hidden.unmatched(d)
 	switch group, seal := strings.CutPrefix(d.Unmatched, SealPrefix); {
 	case seal:
 		t.unmatched = d.Group(group).decision()
@@ -68,7 +73,7 @@ func (d *Document) Table() (*Table, error) {
 }
 
 func (g *Group) decision() Decision {
-	return Decision{Verdict: Seal, Group: g.Name, ClearRetained: g.ClearRetained == WordPass, Pad: g.Pad}
+	return Decision{Verdict: Seal, Group: g.Name, ClearRetained: g.ClearRetained == WordPass, Hide: g.HideTopics, Pad: g.Pad}
 }
 
 // MaxPad is the largest Pad of all groups: an envelope under this policy is up to MaxPad+1 bytes longer than
@@ -87,7 +92,15 @@ func (t *Table) MaxPad() int {
 // '$' level covers them, "#" does not, and the rule "seal:<group>" for unmatched topics
 // does not either: a broker cannot use a sealed message there. Then they are denied.
 func (t *Table) Publish(name []byte) Decision {
+	if t.Hides() && crypto.LooksHidden(name) {
+		return Decision{} // it could only be taken for what it is not
+	}
+	return t.decide(name)
+}
+
+func (t *Table) decide(name []byte) Decision {
 	if d, ok := t.topics.Lookup(name); ok {
+		d.Hide = d.Hide && name[0] != '$'
 		return d
 	}
 	if t.unmatched.Verdict == Seal && len(name) > 0 && name[0] == '$' {
@@ -99,4 +112,14 @@ func (t *Table) Publish(name []byte) Decision {
 // Receive decides about a PUBLISH that the broker sends, by its full topic name. The
 // topic decides, never the content: on a sealed topic only an envelope that opens under
 // the group's keys is delivered. It does not allocate.
-func (t *Table) Receive(name []byte) Decision { return t.Publish(name) }
+//
+// On a hidden topic only an envelope of one of the groups of [Table.Hiding] is delivered, whose name [Table.Hidden] then
+// confirms.
+func (t *Table) Receive(name []byte) Decision {
+	if t.Hides() && crypto.LooksHidden(name) {
+		return Decision{Verdict: Seal, Hide: true, ClearRetained: t.hidden.clears}
+	}
+	d := t.decide(name)
+	d.Hide = false
+	return d
+}

@@ -18,6 +18,7 @@ type tomlDocument struct {
 	Unmatched    string      `toml:"unmatched"`
 	RevokedNames []string    `toml:"revoked_names"`
 	RevokedCerts []string    `toml:"revoked_certificates"`
+	TopicKey     *int64      `toml:"topic_key"`
 	Groups       []tomlGroup `toml:"group"`
 }
 
@@ -34,6 +35,7 @@ type tomlGroup struct {
 	Checkpoint    *string   `toml:"checkpoint"`
 	ClearRetained *string   `toml:"clear_retained"`
 	Pad           int64     `toml:"pad"`
+	HideTopics    bool      `toml:"hide_topics"`
 }
 
 // ParseTOML reads policy.toml. Values that are left out get the defaults of [DefaultGroup],
@@ -64,6 +66,7 @@ func ParseTOMLFile(name string, b []byte) (*Document, error) {
 	for i := range raw.Groups {
 		d.Groups = append(d.Groups, raw.Groups[i].group(f, i))
 	}
+	d.TopicKey = raw.topicKey(f, d)
 	var p problems
 	d.validate(&p)
 	for _, one := range p {
@@ -73,6 +76,21 @@ func ParseTOMLFile(name string, b []byte) (*Document, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+// topicKey is the number of the topic key: 1 if a group hides topics and none is given. A number given while none hides any
+// waits until one does.
+func (t *tomlDocument) topicKey(f *strictoml.File, d *Document) uint64 {
+	switch {
+	case t.TopicKey != nil && (*t.TopicKey < 1 || *t.TopicKey > MaxTopicKey):
+		f.Add("topic_key", "%d is out of range: 1 to %d allowed", *t.TopicKey, int64(MaxTopicKey))
+		return 1
+	case !d.hides():
+		return 0
+	case t.TopicKey == nil:
+		return 1
+	}
+	return uint64(*t.TopicKey)
 }
 
 func (t *tomlGroup) group(f *strictoml.File, i int) Group {
@@ -86,6 +104,7 @@ func (t *tomlGroup) group(f *strictoml.File, i int) Group {
 	if t.ClearRetained != nil {
 		g.ClearRetained = *t.ClearRetained
 	}
+	g.HideTopics = t.HideTopics
 	g.Pad = int(max(min(t.Pad, math.MaxInt32), -1)) // what does not fit is out of range
 	for _, v := range []struct {
 		key  string

@@ -65,6 +65,32 @@ func TestParseTOMLPad(t *testing.T) {
 	}
 }
 
+func TestParseTOMLHideTopics(t *testing.T) {
+	group := "[[group]]\nname = \"x\"\ntopics = [\"a\"]\n"
+	for _, tt := range []struct {
+		text string
+		hide bool
+		key  uint64
+		want string
+	}{
+		{group + "hide_topics = true\n", true, 1, ""},
+		{"topic_key = 7\n" + group + "hide_topics = true\n", true, 7, ""},
+		{"topic_key = 7\n" + group, false, 0, ""},
+		{group, false, 0, ""},
+		{"topic_key = 0\n" + group + "hide_topics = true\n", false, 0, "topic_key: 0 is out of range"},
+		{"topic_key = 281474976710656\n" + group, false, 0, "topic_key: 281474976710656"},
+		{group + "hide_topics = 1\n", false, 0, "hide_topics"},
+	} {
+		d, err := ParseTOML([]byte(tt.text))
+		if tt.want == "" && (err != nil || d.Groups[0].HideTopics != tt.hide || d.TopicKey != tt.key) {
+			t.Errorf("%s: %+v, %v", tt.text, d, err)
+		}
+		if tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: error %v, want one with %q", tt.text, err, tt.want)
+		}
+	}
+}
+
 func TestParseTOMLEmptyListsStayEmpty(t *testing.T) {
 	d, err := ParseTOML([]byte("[[group]]\nname = \"x\"\ntopics = [\"a\"]\npublish = []\nread = []\n"))
 	if err != nil {

@@ -97,6 +97,7 @@ func (d *Document) validate(p *problems) {
 		d.Groups[i].validate(i, p)
 	}
 	d.validateUnmatched(p)
+	d.validateTopicKey(p)
 	d.validateApart(p)
 	d.validateRevocations(p)
 }
@@ -108,6 +109,15 @@ func (d *Document) validateUnmatched(p *problems) {
 		p.add("unmatched", "%q names a group that does not exist", d.Unmatched)
 	case !seal && d.Unmatched != WordPass && d.Unmatched != WordDeny:
 		p.add("unmatched", "%q is not a rule: use \"seal:<group>\", \"pass\" or \"deny\"", d.Unmatched)
+	}
+}
+
+func (d *Document) validateTopicKey(p *problems) {
+	switch hides := d.hides(); {
+	case hides && (d.TopicKey == 0 || d.TopicKey > MaxTopicKey):
+		p.add("topic_key", "%d is out of range: 1 to %d allowed where a group hides its topics", d.TopicKey, uint64(MaxTopicKey))
+	case !hides && d.TopicKey != 0:
+		p.add("topic_key", "%d, but no group hides its topics", d.TopicKey)
 	}
 }
 

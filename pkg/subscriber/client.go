@@ -122,8 +122,9 @@ type Client struct {
 }
 
 type filter struct {
-	name string
-	qos  byte
+	name  string
+	qos   byte
+	wires []string // what the broker gets of it; guarded by Client.mu
 }
 
 // Connect makes the client a member of the fleet and connects to the brokers. It returns when both
@@ -222,7 +223,7 @@ func (c *Client) startSessions(brokers []session.Broker) (err error) {
 	}
 	c.data, err = session.Start(c.ctx, session.Config{
 		Brokers: brokers, Protocol: protocol, TLS: o.TLS, Username: o.Username, Password: o.Password,
-		ClientID: o.ClientID, CleanSession: o.ClientID == "", MaxPacket: o.MaxMessage + crypto.MaxPad + crypto.MaxOverhead + 65536 + 16,
+		ClientID: o.ClientID, CleanSession: o.ClientID == "", MaxPacket: o.MaxMessage + crypto.MaxPad + crypto.MaxOverhead + 2*65536 + 16,
 		Log: o.Log, Name: "messages", Now: func() time.Time { return c.member.Now().Wall },
 		Up: c.up, Down: c.down, Message: c.arrived,
 	})
@@ -313,27 +314,38 @@ func (c *Client) Subscribe(ctx context.Context, qos byte, filters ...string) err
 		}
 	}
 	for _, f := range filters {
+		wires, err := c.subscriptionOf(ctx, f)
+		if err != nil {
+			return fmt.Errorf("subscribe to %q: %w", f, err)
+		}
 		conn, err := c.connection(ctx)
 		if err != nil {
 			return fmt.Errorf("subscribe to %q: %w", f, err)
 		}
 		c.mu.Lock()
-		c.filters = append(c.filters, filter{f, qos})
+		c.filters = append(c.filters, filter{f, qos, wires})
 		c.mu.Unlock()
 		note(c.refiltered)
-		for {
-			if err = conn.Subscribe(ctx, f, qos); !errors.Is(err, session.ErrLost) {
-				break
+		for _, w := range wires {
+			if err := c.subscribe(ctx, conn, w, qos); err != nil {
+				return err
 			}
-			if conn, err = c.nextConnection(ctx, conn); err != nil {
-				break
-			}
-		}
-		if err != nil {
-			return err
 		}
 	}
 	return nil
+}
+
+// subscribe asks the broker for one filter, on another connection where conn is lost.
+func (c *Client) subscribe(ctx context.Context, conn *session.Conn, wire string, qos byte) error {
+	for {
+		err := conn.Subscribe(ctx, wire, qos)
+		if !errors.Is(err, session.ErrLost) {
+			return err
+		}
+		if conn, err = c.nextConnection(ctx, conn); err != nil {
+			return err
+		}
+	}
 }
 
 // connection returns the live connection, waiting for one.
@@ -366,7 +378,12 @@ func (c *Client) up(conn *session.Conn) {
 	c.conn = conn
 	close(c.joined)
 	c.joined = make(chan struct{})
-	again := append([]filter(nil), c.filters...)
+	var again []filter
+	for _, f := range c.filters {
+		for _, w := range f.wires {
+			again = append(again, filter{name: w, qos: f.qos})
+		}
+	}
 	c.mu.Unlock()
 	note(c.interrupted)
 	c.first("data", nil)
@@ -375,13 +392,7 @@ func (c *Client) up(conn *session.Conn) {
 	}
 	go func() {
 		for _, f := range again {
-			err := conn.Subscribe(c.ctx, f.name, f.qos)
-			if err != nil && c.ctx.Err() == nil {
-				c.log.Warn("subscription is missing after reconnecting", "error", err)
-			}
-			if errors.Is(err, session.ErrRefused) {
-				go conn.Insist(c.ctx, f.name, f.qos)
-			}
+			c.again(conn, f)
 		}
 	}()
 }
@@ -528,6 +539,7 @@ func (c *Client) adopt(r *Receiver) <-chan struct{} {
 	c.mu.Unlock()
 	c.ledgers.adopt(c.now(), s, c.member.Identity(), filters)
 	r.SetState(c.now(), s.Table, s.Keys)
+	c.renamed(s)
 	return changed
 }
 

@@ -28,6 +28,7 @@ type fleet struct {
 	caKey, caCert []byte
 	trust         *crypto.Trust
 	policy        *policy.Signed
+	topics        *crypto.TopicSecret // of a fleet that hides topics
 }
 
 // newFleet makes a fleet whose gateway gw1 keeps the keys of group plant on plant/#.
@@ -52,13 +53,24 @@ func newFleet(t *testing.T, change func(*policy.Document)) *fleet {
 	if change != nil {
 		change(doc)
 	}
-	authority, err := crypto.ParseAuthority(f.caKey, f.caCert)
-	must(err)
-	raw, err := doc.Sign(authority)
-	must(err)
-	f.policy, err = policy.Verify(f.trust, raw, now)
-	must(err)
+	f.sign(doc)
 	return f
+}
+
+// sign makes doc the fleet's policy.
+func (f *fleet) sign(doc *policy.Document) {
+	f.t.Helper()
+	authority, err := crypto.ParseAuthority(f.caKey, f.caCert)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	raw, err := doc.Sign(authority)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if f.policy, err = policy.Verify(f.trust, raw, time.Now()); err != nil {
+		f.t.Fatal(err)
+	}
 }
 
 func (f *fleet) identity(role crypto.Role, name string) *subscriber.Loaded {
@@ -81,7 +93,7 @@ func (f *fleet) keeper(url string, t *tls.Config) *member.Member {
 	f.t.Helper()
 	who := f.identity(crypto.RoleGateway, "gw1")
 	m, err := member.Start(f.t.Context(), member.Config{
-		Identity: who.Identity, Trust: who.Trust, Policy: who.Policy, Broker: []string{url}, TLS: t, StateDir: f.t.TempDir(), Log: quiet,
+		Identity: who.Identity, Trust: who.Trust, Policy: who.Policy, Topics: f.topics, Broker: []string{url}, TLS: t, StateDir: f.t.TempDir(), Log: quiet,
 	})
 	if err != nil {
 		f.t.Fatal(err)

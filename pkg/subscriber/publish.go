@@ -32,9 +32,9 @@ type publisher struct {
 }
 
 type sealing struct {
-	topic, group string
-	key          crypto.KeyID
-	stream       *crypto.SealStream
+	topic, wire, group string // wire: the topic as the broker knows it
+	key                crypto.KeyID
+	stream             *crypto.SealStream
 }
 
 func (p *publisher) init(name string) error {
@@ -43,12 +43,12 @@ func (p *publisher) init(name string) error {
 	return err
 }
 
-// seal seals properties and payload for a topic, as decided, under key.
-func (p *publisher) seal(name string, d policy.Decision, key *crypto.Key, props, payload []byte) (wire []byte, head control.StreamHead, err error) {
+// seal seals properties and payload for a topic, which the broker knows as wire, as decided, under key.
+func (p *publisher) seal(name, wire string, d policy.Decision, key *crypto.Key, props, payload []byte) (envelope []byte, head control.StreamHead, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {
-		s, err := p.get(name, d.Group, key)
+		s, err := p.get(name, wire, d.Group, key)
 		if err != nil {
 			return nil, head, err
 		}
@@ -66,9 +66,9 @@ func (p *publisher) seal(name string, d policy.Decision, key *crypto.Key, props,
 }
 
 // get returns the stream of a topic under key, a new one if there is none; p.mu is held.
-func (p *publisher) get(name, group string, key *crypto.Key) (*sealing, error) {
+func (p *publisher) get(name, wire, group string, key *crypto.Key) (*sealing, error) {
 	if e, ok := p.topics[name]; ok {
-		if s := e.Value.(*sealing); s.key == key.ID && s.group == group {
+		if s := e.Value.(*sealing); s.key == key.ID && s.group == group && s.wire == wire {
 			p.recent.MoveToFront(e)
 			return s, nil
 		}
@@ -78,14 +78,17 @@ func (p *publisher) get(name, group string, key *crypto.Key) (*sealing, error) {
 	if _, err := rand.Read(fresh[:]); err != nil {
 		return nil, err
 	}
-	stream, err := crypto.NewSealStream(key.Secret, group, name, crypto.NewStreamID(p.name, p.boot, fresh, false))
+	stream, err := crypto.NewSealStream(key.Secret, group, wire, crypto.NewStreamID(p.name, p.boot, fresh, false))
 	if err != nil {
 		return nil, err
+	}
+	if wire != name {
+		stream.SetName(name)
 	}
 	if p.recent.Len() >= maxSealStreams {
 		p.forget(p.recent.Back().Value.(*sealing).topic)
 	}
-	s := &sealing{name, group, key.ID, stream}
+	s := &sealing{name, wire, group, key.ID, stream}
 	p.topics[name] = p.recent.PushFront(s)
 	return s, nil
 }
@@ -172,9 +175,14 @@ func (c *Client) prepare(ctx context.Context, p *Publication) (out *Publication,
 	switch {
 	case d.Verdict == policy.Pass:
 		out.Payload = append([]byte(nil), p.Payload...)
-		return out, head, nil
+		return out, head, c.hideResponse(ctx, state, &out.Properties)
 	case d.Verdict != policy.Seal:
 		return nil, head, errors.New("the fleet policy denies this topic: no group covers it")
+	}
+	if d.Hide {
+		if out.Topic, err = c.hideName(ctx, p.Topic, d.Group); err != nil {
+			return nil, head, err
+		}
 	}
 	out.Properties = Properties{} // inside
 	props, err := p.Properties.AppendTo(nil)
@@ -185,7 +193,7 @@ func (c *Client) prepare(ctx context.Context, p *Publication) (out *Publication,
 	if err != nil {
 		return nil, head, err
 	}
-	out.Payload, head, err = c.out.seal(p.Topic, d, key, props, p.Payload)
+	out.Payload, head, err = c.out.seal(p.Topic, out.Topic, d, key, props, p.Payload)
 	return out, head, err
 }
 
@@ -196,7 +204,7 @@ func (c *Client) parts(p, sealed *Publication) []*Publication {
 	if len(p.Payload) > 0 || !p.Retain || d.Verdict != policy.Seal || !d.ClearRetained {
 		return []*Publication{sealed}
 	}
-	deletes := &Publication{Topic: p.Topic, Retain: true, Expiry: p.Expiry}
+	deletes := &Publication{Topic: sealed.Topic, Retain: true, Expiry: p.Expiry}
 	sealed.Retain = false
 	if p.QoS < 2 {
 		return []*Publication{deletes, sealed}

@@ -3,6 +3,7 @@ package subscriber
 import (
 	"bytes"
 	"container/list"
+	"slices"
 	"time"
 
 	"sealgate/pkg/crypto"
@@ -104,7 +105,7 @@ func (r *Receiver) known(id streamID) bool {
 	if r.table == nil {
 		return false
 	}
-	return r.keys.Find(r.table.Receive([]byte(id.topic)).Group, id.kid.KeyID()) != nil
+	return slices.ContainsFunc(r.groupsOf(id.topic), func(g string) bool { return r.keys.Find(g, id.kid.KeyID()) != nil })
 }
 
 // Receive takes one message. It is reported before Receive returns, unless its key is
@@ -244,7 +245,10 @@ func (r *Receiver) judge(now time.Duration, in *Incoming, hold bool) *Message {
 		return m
 	}
 	m.Sealed, m.Stream, m.Key, m.Seq = true, e.Kid.StreamID(), e.Kid.KeyID(), e.Seq
-	key := r.keys.Find(d.Group, m.Key)
+	key, group := r.find(d, in.Topic, &e)
+	if key != nil {
+		m.Group = group
+	}
 	switch {
 	case d.Verdict != policy.Seal: // no group covers the topic, so no key can be the right one
 		m.Status = StatusUnknownKey
@@ -256,7 +260,7 @@ func (r *Receiver) judge(now time.Duration, in *Incoming, hold bool) *Message {
 	case key.Expired(now):
 		m.Status = StatusExpiredEpoch
 	default:
-		r.open(m, key, &e)
+		r.open(m, in.Topic, d.Hide, key, &e)
 	}
 	return m
 }
@@ -270,7 +274,9 @@ func (r *Receiver) hold(now time.Duration, m *Message, in *Incoming) bool {
 		}
 		delete(r.negative, k)
 	}
-	r.unknown(m.Group, m.Key)
+	for _, g := range r.groupsOf(in.Topic) {
+		r.unknown(g, m.Key)
+	}
 	for i := range r.held {
 		if h := &r.held[i]; h.in.Topic == in.Topic && h.in.QoS == in.QoS && h.in.Retain == in.Retain && bytes.Equal(h.in.Payload, in.Payload) {
 			if r.copies >= holdCopies {
@@ -292,12 +298,12 @@ func (r *Receiver) hold(now time.Duration, m *Message, in *Incoming) bool {
 	return true
 }
 
-// open authenticates the envelope and asks the stream's window.
-func (r *Receiver) open(m *Message, key *crypto.Key, e *crypto.Envelope) {
-	id := streamID{e.Kid, m.Topic}
+// open authenticates the envelope, which came on wire, and asks the stream's window.
+func (r *Receiver) open(m *Message, wire string, hidden bool, key *crypto.Key, e *crypto.Envelope) {
+	id := streamID{e.Kid, wire}
 	s := r.streams[id]
 	if s == nil || s.group != m.Group {
-		opener, err := crypto.NewOpenStream(key.Secret, m.Group, m.Topic, m.Stream)
+		opener, err := crypto.NewOpenStream(key.Secret, m.Group, wire, m.Stream)
 		if err != nil {
 			m.Status = StatusForged
 			return
@@ -308,6 +314,9 @@ func (r *Receiver) open(m *Message, key *crypto.Key, e *crypto.Envelope) {
 		}
 	}
 	inner, err := s.opener.Open(nil, e)
+	if err == nil && hidden {
+		inner, err = r.nameOf(m, wire, inner)
+	}
 	if err == nil {
 		err = m.unpack(inner)
 	}

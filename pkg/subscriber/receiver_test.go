@@ -24,6 +24,8 @@ type bench struct {
 	got   []*subscriber.Message
 	asked []crypto.KeyID
 	done  int
+
+	topics *crypto.TopicKey // of a fleet that hides topics
 }
 
 func newBench(t *testing.T, streams int) *bench {
@@ -64,7 +66,7 @@ func (b *bench) give(secrets ...*crypto.PayloadSecret) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.r.SetState(b.now, b.table, ring)
+	b.r.SetState(b.now, b.table, ring.WithTopicKey(b.topics))
 }
 
 // stream seals on topic under s.

@@ -28,6 +28,12 @@ const clearPort = 1884
 // talk to, and becomes visible with its payload.
 func newPlant(t *testing.T) *lab.Plant {
 	t.Helper()
+	return newPlantWith(t, policy)
+}
+
+// newPlantWith is newPlant under another policy.
+func newPlantWith(t *testing.T, policy string) *lab.Plant {
+	t.Helper()
 	lab.NeedRoot(t)
 	lab.NeedTool(t, "mosquitto")
 	p := lab.NewPlant(t, lab.PlantOptions{Policy: policy, NoBroker: true})

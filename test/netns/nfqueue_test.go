@@ -17,10 +17,16 @@ import (
 func newPassingPlant(t *testing.T) *lab.Plant {
 	t.Helper()
 	p := newPlant(t)
+	passes(t, p)
+	return p
+}
+
+// passes makes a plant's gateway one that changes connections in passing.
+func passes(t *testing.T, p *lab.Plant) {
+	t.Helper()
 	p.Conf.Set("steer", "mode", "nfqueue").Set("uplink", "tls", false)
 	delete(p.Conf["uplink"], "ca")
 	p.WriteConf(t)
-	return p
 }
 
 // loses has a namespace lose a part of the TCP packets of devices' connections that reach it.

@@ -145,6 +145,12 @@ func (p *pace) release() { close(p.free) }
 // pahoClient connects an ordinary MQTT 3.1.1 client in the sensor network, which reconnects by itself.
 func pahoClient(t *testing.T, p *lab.Plant, id string) mqtt.Client {
 	t.Helper()
+	return pahoClientWith(t, p, id, func(*mqtt.ClientOptions) {})
+}
+
+// pahoClientWith is pahoClient with other options.
+func pahoClientWith(t *testing.T, p *lab.Plant, id string, change func(*mqtt.ClientOptions)) mqtt.Client {
+	t.Helper()
 	opts := mqtt.NewClientOptions().AddBroker("tcp://" + p.DeviceAddr()).SetClientID(id).SetCleanSession(false)
 	opts.SetConnectTimeout(10 * time.Second).SetMaxReconnectInterval(time.Second).SetConnectRetryInterval(200 * time.Millisecond)
 	opts.SetCustomOpenConnectionFn(func(uri *url.URL, o mqtt.ClientOptions) (net.Conn, error) {
@@ -152,6 +158,7 @@ func pahoClient(t *testing.T, p *lab.Plant, id string) mqtt.Client {
 		defer cancel()
 		return p.Topo.Sensor.Dial(ctx, "tcp", uri.Host)
 	})
+	change(opts)
 	client := mqtt.NewClient(opts)
 	if token := client.Connect(); !token.WaitTimeout(20*time.Second) || token.Error() != nil {
 		t.Fatalf("connect %s: %v", id, token.Error())

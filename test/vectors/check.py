@@ -43,7 +43,7 @@ def check_envelope(v):
     props, payload = octets(v["props"]), octets(v["payload"])
     envelope = octets(v.get("envelope", ""))
     if v["expect"] in ("ok", "exhausted"):
-        sealed, kind = outcome(lambda: ref.seal(secret, v["group"], v["topic"], stream, v["seq"], props, payload, v.get("pad", 0)))
+        sealed, kind = outcome(lambda: ref.seal(secret, v["group"], v["topic"], stream, v["seq"], props, payload, v.get("pad", 0), v.get("name", "")))
         same("sealing", kind, v["expect"])
         if kind != "ok":
             return
@@ -55,10 +55,17 @@ def check_envelope(v):
             same("digest", hashlib.sha256(sealed).digest(), octets(v["envelope_sha256"]))
             envelope = sealed
         same("envelope", sealed, envelope)
-    opened, kind = outcome(lambda: ref.open_envelope(secret, v["group"], v["topic"], envelope))
+    opened, kind = outcome(lambda: ref.open_envelope(secret, v["group"], v["topic"], envelope, octets(v.get("topic_key", ""))))
     same("opening", kind, v["expect"])
     if kind == "ok":
         same("opened message", opened[1:], (v["seq"], props, payload))
+
+
+def check_topic(v):
+    key = octets(v["key"])
+    if "secret" in v:
+        same("topic key", ref.topic_key(octets(v["secret"]), v["fleet"], v["number"]), key)
+    same("hidden topic", ref.hide(key, v["topic"]), v["hidden"])
 
 
 def check_keys(v):
@@ -197,7 +204,7 @@ def check_enrol(v):
         same("fields", shown(got), v["fields"])
 
 
-KINDS = ("envelope", "keys", "epoch", "sign1", "window", "mlkem", "hpke", "control", "grant", "announcement", "enrol")
+KINDS = ("envelope", "topic", "keys", "epoch", "sign1", "window", "mlkem", "hpke", "control", "grant", "announcement", "enrol")
 
 
 def main():

@@ -102,9 +102,11 @@ def granted_key(item):
 
 
 def granted_group(item):
-    group, generation, founder, following, kek, keys = array(item, 6, 6)
+    group, generation, founder, following, kek, keys, *topics = array(item, 6, 7)
     g = {"group": name(group), "generation": counted(generation), "founder": name(founder), "next": counted(following), "kek": octets(kek, 32)}
     g["keys"] = [granted_key(k) for k in array(keys, 1, 1024)]
+    if topics:
+        g["topic_key"] = octets(topics[0], 32)
     epochs = [k["epoch"] for k in g["keys"]]
     if epochs != sorted(epochs, reverse=True):
         refuse("epochs are not in falling order")

@@ -5,8 +5,10 @@ python3-cryptography. It strives for plainness, not speed, and is no library. St
 from one rule: what was decoded must encode to the same bytes again.
 """
 
+import base64
 import datetime
 import hashlib
+import hmac
 import re
 
 import cbor2
@@ -68,6 +70,34 @@ def stream_keys(secret, group, topic, stream):
     return okm[:32], okm[32:]
 
 
+# Section 17: hidden topics
+
+
+def topic_key(secret, fleet, number):
+    return hkdf(secret, b"", ["sealgate v1 topic key", fleet, number], 32)
+
+
+def token(key, level):
+    if level in ("+", "#"):
+        return level
+    return "~" + base64.urlsafe_b64encode(hmac.digest(key, level.encode(), "sha256")[:12]).decode()
+
+
+def hide(key, topic):
+    if topic.startswith("$"):
+        return topic
+    return "/".join(token(key, level) for level in topic.split("/"))
+
+
+def split_name(data, key, topic):
+    """The rest of inner behind the topic name, which has to be what the hidden topic stands for."""
+    size = int.from_bytes(data[:2], "big")
+    name = data[2 : 2 + size].decode("utf-8", "replace")
+    if len(data) < 2 + size or not size or set(name) & set("+#\0") or hide(key, name) != topic:
+        raise Refused("inner", "another topic name than the hidden one")
+    return name, data[2 + size :]
+
+
 # Sections 3 and 4: inner plaintext and envelope
 
 
@@ -80,12 +110,13 @@ def varint(n):
             return bytes(out)
 
 
-def inner(props, payload, pad=0):
+def inner(props, payload, pad=0, name=""):
+    head = len(name.encode()).to_bytes(2, "big") + name.encode() if name else b""
     plain = varint(len(props)) + props + payload
     if not pad:
-        return plain
-    padding = 2 + -(len(plain) + 2) % pad
-    return b"\x80" * (padding - 1) + b"\0" + plain
+        return head + plain
+    padding = 2 + -(len(head) + len(plain) + 2) % pad
+    return head + b"\x80" * (padding - 1) + b"\0" + plain
 
 
 def split_inner(data):
@@ -120,13 +151,13 @@ def nonce(base_iv, piv):
     return bytes(a ^ b for a, b in zip(base_iv, piv.rjust(12, b"\0")))
 
 
-def seal(secret, group, topic, stream, seq, props, payload, pad=0):
+def seal(secret, group, topic, stream, seq, props, payload, pad=0, name=""):
     if seq > MAX_SEQ:
         raise Refused("exhausted", "start a new stream")
     kid = commitment(secret, group)[:4] + stream
     key, base_iv = stream_keys(secret, group, topic, stream)
     piv = partial_iv(seq)
-    ct = ChaCha20Poly1305(key).encrypt(nonce(base_iv, piv), inner(props, payload, pad), additional_data(group, topic, kid))
+    ct = ChaCha20Poly1305(key).encrypt(nonce(base_iv, piv), inner(props, payload, pad, name), additional_data(group, topic, kid))
     return encode(cbor2.CBORTag(16, [PROTECTED, {4: kid, 6: piv}, ct]))
 
 
@@ -148,8 +179,8 @@ def parse(data):
     return kid, seq, ct
 
 
-def open_envelope(secret, group, topic, data):
-    """Section 7, for a receiver that holds one payload secret of the topic's group."""
+def open_envelope(secret, group, topic, data, key_of_topics=None):
+    """Section 7, for a receiver that holds one payload secret of the topic's group; with a topic key, on a hidden topic."""
     kid, seq, ct = parse(data)
     if kid[:4] != commitment(secret, group)[:4]:
         raise Refused("kid", "unknown key id")
@@ -158,6 +189,8 @@ def open_envelope(secret, group, topic, data):
         plain = ChaCha20Poly1305(key).decrypt(nonce(base_iv, partial_iv(seq)), ct, additional_data(group, topic, kid))
     except InvalidTag:
         raise Refused("auth", "does not authenticate") from None
+    if key_of_topics:
+        _, plain = split_name(plain, key_of_topics, topic)
     props, payload = split_inner(plain)
     return kid, seq, props, payload
 

@@ -109,6 +109,10 @@ func load(cfg *config.Config) (member.Config, error) {
 	if self.Role != crypto.RoleGateway && self.Role != crypto.RoleKeeper {
 		return member.Config{}, fmt.Errorf("identity %s has role %s; controld runs as gateway or keeper: enrol one with `sealctl fleet add --role gateway`", cfg.Identity, self.Role)
 	}
+	topics, err := member.LoadTopicSecret(cfg.Identity)
+	if err != nil {
+		return member.Config{}, err
+	}
 	conf, err := tlsConfig(cfg)
 	if err != nil {
 		return member.Config{}, err
@@ -119,7 +123,7 @@ func load(cfg *config.Config) (member.Config, error) {
 	}
 	keep, anywhere := keepDir(cfg)
 	return member.Config{
-		Identity: id, Trust: trust, Policy: signed,
+		Identity: id, Trust: trust, Policy: signed, Topics: topics,
 		Broker: cfg.Control.Broker, TLS: conf, Username: cfg.Control.Username, Password: password,
 		Prefix: cfg.Control.Prefix, StateDir: stateDir(cfg), KeepDir: keep, KeepAnywhere: anywhere,
 	}, nil

@@ -152,6 +152,9 @@ func snapshot(self crypto.Member, state *member.State, status control.Status) ke
 	}
 	for i := range d.Groups {
 		g := &d.Groups[i]
+		if g.HideTopics && (g.MayPublish(self) || g.MayRead(self)) {
+			s.Topics = state.Keys.TopicKey()
+		}
 		switch keys := state.Keys.Keys(g.Name); {
 		case !g.MayPublish(self) && !g.MayRead(self):
 			s.Keys[g.Name] = nil // what it had is taken away

@@ -96,6 +96,7 @@ func (k *keyState) enforce(now time.Duration) (*gateway.State, []note) {
 	if err != nil { // these keys made a keyring before
 		return &gateway.State{Table: k.table, Policy: k.document}, append(notes, note{slog.LevelError, "keys refused", []any{"error", err}})
 	}
+	ring = ring.WithTopicKey(k.topics)
 	if len(k.keys) == 0 {
 		ring = nil
 	}

@@ -27,6 +27,7 @@ type keyState struct {
 	document  *policy.Document
 	table     *policy.Table
 	keys      map[string][]crypto.Key // by group, highest first
+	topics    *crypto.TopicKey        // nil: none known
 	authority map[string]*authority   // by group, how long those that may seal may do so
 	epochs    map[string]keylink.EpochInfo
 	epochsAt  time.Duration // boot time at which epochs came
@@ -88,6 +89,9 @@ func (k *keyState) merge(s keylink.Snapshot, now time.Duration) (_ *gateway.Stat
 			delete(k.authority, group)
 		}
 	}
+	if s.Topics != nil {
+		k.topics = s.Topics
+	}
 	k.authorize(s.Authority)
 	for group, keys := range k.keys {
 		keys = slices.DeleteFunc(keys, func(key crypto.Key) bool { return key.Expired(now) })
@@ -104,6 +108,7 @@ func (k *keyState) merge(s keylink.Snapshot, now time.Duration) (_ *gateway.Stat
 		}
 		return nil, notes, err
 	}
+	ring = ring.WithTopicKey(k.topics)
 	if len(k.keys) == 0 {
 		ring = nil // not ready: devices are told to come back
 	}
@@ -124,6 +129,7 @@ func (k *keyState) follow(encoded []byte) error {
 		return errors.Join(errors.New("policy refused"), err)
 	}
 	k.encoded, k.document, k.table = encoded, d, table
+	k.topics = nil
 	k.keys, k.authority = make(map[string][]crypto.Key), make(map[string]*authority)
 	return nil
 }

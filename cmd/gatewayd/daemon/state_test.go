@@ -183,3 +183,38 @@ func TestBadKeysDoNotKeepTheOldPolicy(t *testing.T) {
 		t.Errorf("under another policy nothing goes on: %v, %v", state, err)
 	}
 }
+
+// The topic key stays as long as its policy, whether controld mentions it or not.
+func TestMergeTopicKey(t *testing.T) {
+	one, two := testKey(t, "a", 1, true), testKey(t, "a", 2, true)
+	topics, err := crypto.TopicKeyFrom(make([]byte, crypto.SecretSize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := snap(1, keys{"a": {one}})
+	with.Topics = topics
+	k := newKeyState("gw1")
+	for _, step := range []struct {
+		why  string
+		snap keylink.Snapshot
+		want bool
+	}{
+		{"none", snap(1, keys{"a": {one}}), false},
+		{"one", with, true},
+		{"a controld that has none", snap(1, keys{"a": {two}}), true},
+		{"a controld without policy", snap(0, nil), true},
+		{"a new policy", snap(2, keys{"a": {two}}), false},
+	} {
+		if got := mustMerge(t, k, step.snap).Keys.TopicKey(); (got != nil) != step.want {
+			t.Errorf("%s: topic key %v", step.why, got)
+		}
+	}
+	renewed := snap(2, keys{"a": {two}})
+	renewed.Topics = topics
+	if mustMerge(t, k, renewed).Keys.TopicKey() == nil {
+		t.Error("not taken under the new policy")
+	}
+	if state, _ := k.enforce(0); state != nil && state.Keys.TopicKey() == nil {
+		t.Error("lost when authority is looked at")
+	}
+}

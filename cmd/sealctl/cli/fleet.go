@@ -113,7 +113,7 @@ func (f *fleetDir) policyAfterEnrolment(env cmdenv.Env, role crypto.Role, name s
 		env.Errorf("%s %q is enrolled, without a policy yet: one is signed when a gateway or keeper is enrolled.", role, name)
 	default:
 		env.Errorf("%s %q is enrolled.", role, name)
-		return f.distribute(last.Raw)
+		return f.distribute(last)
 	}
 	return nil
 }

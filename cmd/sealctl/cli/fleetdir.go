@@ -291,6 +291,9 @@ func (f *fleetDir) sign(now time.Time) (*policy.Signed, error) {
 	if err := f.checkKeepers(doc); err != nil {
 		return nil, err
 	}
+	if err := f.needTopicSecret(doc); err != nil {
+		return nil, err
+	}
 	last, err := f.signed(now)
 	if err != nil {
 		return nil, err
@@ -317,17 +320,21 @@ func (f *fleetDir) sign(now time.Time) (*policy.Signed, error) {
 	if err := member.WriteFile(f.path(policyText), setKey(text, "version", fmt.Sprint(doc.Version)), 0o644); err != nil {
 		return nil, err
 	}
-	return signed, f.distribute(raw)
+	return signed, f.distribute(signed)
 }
 
-// distribute puts the newest policy into every member's directory that is still here.
-func (f *fleetDir) distribute(raw []byte) error {
+// distribute puts the newest policy into every member's directory that is still here, and the topic secret into those of
+// keepers of groups that hide their topics.
+func (f *fleetDir) distribute(p *policy.Signed) error {
 	for _, e := range f.members {
 		dir := f.path(membersDir, e.name)
 		if _, err := os.Stat(dir); err != nil {
 			continue // handed over and removed
 		}
-		if err := member.WriteFile(filepath.Join(dir, member.PolicyFile), raw, 0o644); err != nil {
+		if err := member.WriteFile(filepath.Join(dir, member.PolicyFile), p.Raw, 0o644); err != nil {
+			return err
+		}
+		if err := f.handTopicSecret(p.Document, e, dir); err != nil {
 			return err
 		}
 	}

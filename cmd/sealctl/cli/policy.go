@@ -48,6 +48,7 @@ func runPolicySign(env cmdenv.Env, c *command, args []string) error {
 		env.Errorf("group %q: topics %q, keepers %q", g.Name, g.Topics, g.Keepers)
 	}
 	warnOfPairs(env, signed.Document)
+	tellTopicSecret(env, f, signed.Document)
 	return nil
 }
 

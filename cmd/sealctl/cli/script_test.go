@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 //	keeper DIR                runs the member of an identity directory until the script ends
 //	subscribed FILTER         waits until somebody has subscribed
 //	inject TOPIC TEXT         publishes as the broker itself
-//	unseen TEXT               no PUBLISH that the broker saw may contain this
+//	unseen TEXT               no PUBLISH that the broker saw may contain this, in its topic or its payload
 //	daemons                   starts what answers as gatewayd (ADDR) and controld (KEYLINK)
 //	mode FILE PERM            the file must have this mode
 func TestScripts(t *testing.T) {
@@ -125,10 +125,12 @@ func brokerOf(ts *testscript.TestScript) *embedded.Broker {
 func startKeeper(ts *testscript.TestScript, _ bool, args []string) {
 	id, trust, signed, err := member.LoadIdentity(ts.MkAbs(args[0]))
 	ts.Check(err)
+	topics, err := member.LoadTopicSecret(ts.MkAbs(args[0]))
+	ts.Check(err)
 	t, err := session.TLSFiles(ts.Getenv("CAFILE"), "", "")
 	ts.Check(err)
 	m, err := member.Start(context.Background(), member.Config{
-		Identity: id, Trust: trust, Policy: signed, Broker: []string{ts.Getenv("BROKER")}, TLS: t, Log: slog.New(slog.DiscardHandler),
+		Identity: id, Trust: trust, Policy: signed, Topics: topics, Broker: []string{ts.Getenv("BROKER")}, TLS: t, Log: slog.New(slog.DiscardHandler),
 	})
 	ts.Check(err)
 	ts.Defer(func() { m.Close() })
@@ -148,7 +150,7 @@ func inject(ts *testscript.TestScript, _ bool, args []string) {
 
 func unseen(ts *testscript.TestScript, neg bool, args []string) {
 	for _, p := range brokerOf(ts).Seen() {
-		if strings.Contains(string(p.Payload), args[0]) {
+		if strings.Contains(p.Topic+" "+string(p.Payload), args[0]) {
 			if !neg {
 				ts.Fatalf("the broker saw %q on %s", args[0], p.Topic)
 			}

@@ -29,6 +29,7 @@ freshness = "24h"          # how long a gateway seals without hearing from a kee
 clear_retained = "pass"    # empty retained messages, which clear a topic: pass | deny
 activate_after = "10s"     # between announcing a key and sealing under it
 checkpoint = "10s"         # how often a gateway says what it has sent
+# hide_topics = true       # the broker sees tokens in place of topic names
 # pad = 64                 # hide lengths: pad messages to multiples of so many bytes, 16 to 65536
 `, fleet)
 }
