@@ -384,7 +384,7 @@ func TestStreamsOfDeadKeysGo(t *testing.T) {
 	b, f := downBench(t, mqttparse.V311)
 	b.receive(t, f.sealer("default", "s/a").next("1", 0, 0))
 	b.receive(t, f.sealer("other", "o/a").next("1", 0, 0))
-	b.c.sess.opens.floors = map[crypto.Kid]uint64{{1}: 1}
+	b.c.sess.opens.floors = map[crypto.Kid]floor{{1}: {next: 1}}
 	delete(f.keys, "default")
 	b.g.SetState(f.state())
 	b.receive(t, f.sealer("other", "o/b").next("1", 0, 0))
@@ -415,6 +415,44 @@ func TestReceiveStreamsAreBoundedAndLeaveFloors(t *testing.T) {
 	}
 	if len(b.receive(t, m2)) != 1 {
 		t.Error("an evicted stream does not go on")
+	}
+}
+
+// What the device had been sent and not acknowledged when its stream was evicted: before it is acknowledged only the same delivery gets through again,
+// and then none.
+func TestAcknowledgedAfterEviction(t *testing.T) {
+	for _, remade := range []bool{false, true} {
+		f := newFleet(t)
+		b := newBench(t, f.rotate(1), mqttparse.V311, Config{MaxStreams: minStreams})
+		b.connack(t, false)
+		first := f.sealer("default", "s/first")
+		m0, m1 := first.next("0", 1, 1), first.next("1", 1, 2)
+		b.receive(t, m0)
+		flood := func() {
+			for i := range 3 * minStreams {
+				b.receive(t, f.sealer("default", fmt.Sprintf("s/%d", i)).next("x", 0, 0))
+			}
+		}
+		flood()
+		other := m0
+		other.PacketID = 9
+		if len(b.receive(t, other)) != 0 {
+			t.Error("a copy of what waits for its acknowledgement is delivered")
+		}
+		if len(b.receive(t, m0)) != 1 {
+			t.Error("the same delivery, repeated, is not")
+		}
+		flood()
+		if remade {
+			b.receive(t, m1)
+		}
+		b.acks(t, mqttparse.PUBACK, 1)
+		if len(b.receive(t, other)) != 0 || len(b.receive(t, m0)) != 0 {
+			t.Errorf("begun again %v: what was acknowledged after its stream was evicted is delivered again", remade)
+		}
+		if !remade && len(b.receive(t, m1)) != 1 {
+			t.Error("an evicted stream does not go on")
+		}
 	}
 }
 

@@ -26,6 +26,7 @@ type openStream struct {
 	begun    bool     // ahead is valid
 	arrival  *arrival // as the ledgers see it
 	cost     int      // bytes charged for a long topic
+	gone     bool     // it is not in openStreams any more, though the device may still acknowledge messages of it
 
 	// of the device's subscriptions, as of so many changes to them, if matched; see subscriptions.go
 	matched, shared bool
@@ -38,6 +39,9 @@ type openStream struct {
 
 func (s *openStream) list() *links[openStream] { return &s.links }
 
+// is reports whether both are one stream, which may have been evicted and begun again. s may be nil, which is none.
+func (s *openStream) is(o *openStream) bool { return s == o || s != nil && s.gone && s.id == o.id }
+
 // openKey names a stream: the topic belongs to it (F6).
 type openKey struct {
 	kid   crypto.Kid
@@ -47,12 +51,17 @@ type openKey struct {
 // openStreams are the streams that a session receives. Its zero value is empty.
 type openStreams struct {
 	byUse[openStream, *openStream]
-	m     map[openKey]*openStream
-	n     int
-	bytes int // the costs of all
-	// the highest numbers accepted of streams that were evicted (F17)
-	floors map[crypto.Kid]uint64
-	pruned *State // no stream of a key that is dead under this one is left
+	m      map[openKey]*openStream
+	n      int
+	bytes  int                  // the costs of all
+	floors map[crypto.Kid]floor // of streams that were evicted (F17)
+	pruned *State               // no stream of a key that is dead under this one is left
+}
+
+// floor is what is remembered of an evicted stream.
+type floor struct {
+	next  uint64 // the number after the highest accepted
+	ahead uint64 // as of the stream
 }
 
 // get finds a stream and makes it the newest. It does not allocate.
@@ -78,6 +87,7 @@ func (t *openStreams) add(s *openStream) {
 }
 
 func (t *openStreams) remove(s *openStream) {
+	s.gone = true
 	delete(t.m, s.id)
 	t.n--
 	t.bytes -= s.cost
@@ -106,21 +116,37 @@ const (
 	floorCost = 64 // bytes charged for one: an entry of a Go map that is three quarters full
 )
 
-// evict drops the oldest stream. What it has accepted stays refused as long as its key lives.
+// evict drops the oldest stream. What it has accepted stays refused as long as its key lives, and so does what the device acknowledges later.
 func (t *openStreams) evict(keys *crypto.Keyring) {
 	s := t.oldest
 	t.remove(s)
-	highest, any := s.window.Highest()
-	if !any {
+	f := floor{ahead: s.ahead}
+	if highest, any := s.window.Highest(); any {
+		f.next = highest + 1
+	} else if !s.begun {
 		return
 	}
 	if t.floors == nil {
-		t.floors = make(map[crypto.Kid]uint64)
+		t.floors = make(map[crypto.Kid]floor)
 	}
 	if len(t.floors) >= maxFloors {
 		t.trimFloors(keys)
 	}
-	t.floors[s.id.kid] = highest
+	t.floors[s.id.kid] = f
+}
+
+// commit accepts a number of a stream that the device has acknowledged, which may have been evicted since it was sent, and begun again.
+func (t *openStreams) commit(s *openStream, seq uint64) {
+	if s.gone {
+		if f, evicted := t.floors[s.id.kid]; evicted && seq >= f.next {
+			f.next = seq + 1
+			t.floors[s.id.kid] = f
+		}
+		if s = t.m[s.id]; s == nil {
+			return
+		}
+	}
+	s.window.Commit(seq)
 }
 
 // trimFloors drops the floors of dead keys; where all live, as many as it must.
@@ -197,9 +223,11 @@ func (d *downPath) stream(topic []byte, hidden bool, group string, key *crypto.K
 	made := &openStream{id: openKey{env.Kid, name}, group: group, hidden: hidden, state: d.state, key: key, open: open, cost: topicCost(name)}
 	if s != nil {
 		made.window, made.ahead, made.begun = s.window, s.ahead, s.begun
-	} else if highest, evicted := t.floors[env.Kid]; evicted {
-		made.window.Resume(highest)
-		made.ahead, made.begun = highest+1, true
+	} else if f, evicted := t.floors[env.Kid]; evicted {
+		if f.next > 0 {
+			made.window.Resume(f.next - 1)
+		}
+		made.ahead, made.begun = max(f.ahead, f.next), true
 	}
 	return made, true, nil
 }
@@ -459,7 +487,7 @@ func (d *downPath) again(p *mqttparse.Publish, s *openStream, env *crypto.Envelo
 	d.c.sess.mu.Lock()
 	defer d.c.sess.mu.Unlock()
 	r := d.c.sess.due.get(p.PacketID)
-	return r != nil && r.stream == s && r.seq == env.Seq && r.tag == env.Tag()
+	return r != nil && r.seq == env.Seq && r.tag == env.Tag() && r.stream.is(s)
 }
 
 // catchUp commits what the device has acknowledged meanwhile.
@@ -471,7 +499,7 @@ func (d *downPath) catchUp() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, a := range s.accepted {
-		a.stream.window.Commit(a.seq)
+		s.opens.commit(a.stream, a.seq)
 	}
 	s.accepted = s.accepted[:0]
 	s.hasAcks.Store(false)

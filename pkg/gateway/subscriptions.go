@@ -186,12 +186,12 @@ func (d *downPath) pending(s *openStream, seq uint64, id uint16) bool {
 	}
 	sess.mu.Lock()
 	defer sess.mu.Unlock()
-	if r := sess.due.get(id); r != nil && r.stream == s && r.seq == seq {
+	if r := sess.due.get(id); r != nil && r.seq == seq && r.stream.is(s) {
 		return false
 	}
 	for i := range sess.due.slots {
 		slot := &sess.due.slots[i]
-		if slot.id != 0 && slot.id != id && slot.v.stream == s && slot.v.seq == seq {
+		if slot.id != 0 && slot.id != id && slot.v.seq == seq && slot.v.stream.is(s) {
 			return true
 		}
 	}

@@ -256,7 +256,7 @@ func floorData(s *scene) {
 	s.await("all heard", func() bool { return l.count("other") == others })
 	before := l.metric(down("replayed"))
 	s.broker.Deliver(to("dev-to", old))
-	s.await("refused as replayed", func() bool { return l.metric(down("replayed")) == before+1 })
+	s.await("refused as replayed", func() bool { return l.metric(down("replayed")) == before+1 || l.count("first") > 1 })
 	l.publish("second")
 	l.hears("second")
 	if n := l.count("first"); n != 1 {
