@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"crypto/rand"
+	"slices"
 	"time"
 
 	"sealgate/pkg/control"
@@ -192,11 +193,11 @@ func (s *scene) sent(mark int, user string, kind control.Kind) (all []embedded.L
 	return all
 }
 
-// openHello waits for a member's Hello of a kind, sent since mark, that no keeper has been shown.
+// openHello waits for a member's Hello of a kind, sent since mark, that no keeper has been shown; of several it is the newest, whose nonce lives longest.
 func (s *scene) openHello(mark int, user string, want control.Want) (msg []byte, h *control.Hello) {
 	s.Helper()
 	s.await(user+" asks for "+want.String(), func() bool {
-		for _, l := range s.sent(mark, user, control.KindHello) {
+		for _, l := range slices.Backward(s.sent(mark, user, control.KindHello)) {
 			if h = s.parseHello(l.Payload); h.Want == want {
 				msg = l.Payload
 				return true
