@@ -140,6 +140,7 @@ func (d *downPath) nameOf(s *openStream, inner []byte) ([]byte, error) {
 		return nil, crypto.ErrInner
 	}
 	s.name, s.verified = append(s.name[:0], name...), s.state
+	s.matched = false // the device subscribes by names
 	return rest, nil
 }
 

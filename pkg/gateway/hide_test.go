@@ -357,6 +357,13 @@ func TestHiddenFiltersAndTheirAnswers(t *testing.T) {
 	if got := b.fromBroker(t, answerPacket(mqttparse.SUBACK, v, 1, 1, 0x87)); !bytes.Equal(got, answerPacket(mqttparse.SUBACK, v, 1, 1, 0x87)) {
 		t.Errorf("% x", got)
 	}
+	b.dev.b = nil
+	if out := b.fromDevice(t, filtersPacket(mqttparse.SUBSCRIBE, v, 3, "s"+strings.Repeat("/x", 3640))); len(out) != 0 {
+		t.Errorf("a filter of 3641 levels: %d bytes for the broker", len(out))
+	}
+	if want := answerPacket(mqttparse.SUBACK, v, 3, 0x8f); !bytes.Equal(b.dev.b, want) {
+		t.Errorf("a filter of 3641 levels: the device gets % x", b.dev.b)
+	}
 	b.fromDevice(t, filtersPacket(mqttparse.SUBSCRIBE, v, 2, "+/x"))
 	b.c.down.in.acquire()
 	b.c.down.in.b = append(b.c.down.in.b, answerPacket(mqttparse.SUBACK, v, 2, 1)...)
@@ -408,6 +415,23 @@ func TestHiddenFiltersOfOthers(t *testing.T) {
 		}
 		if got := b.fromBroker(t, answerPacket(mqttparse.SUBACK, v, 5, 0, 2)); !bytes.Equal(got, answerPacket(mqttparse.SUBACK, v, 5, 0, refusal, 2)) {
 			t.Errorf("%v: the device hears % x", v, got)
+		}
+	}
+}
+
+// The status of a message is told of hidden topics as of others.
+func TestHiddenStatusIsTold(t *testing.T) {
+	f := newFleet(t).hiding()
+	b := newBench(t, f.rotate(1), mqttparse.V5, Config{TellStatus: true})
+	b.connack(t, false)
+	s := f.hidden("s/a")
+	for i, want := range []string{"sealgate-status=ok a=b", "sealgate-status=ok a=b", "sealgate-status=gap sealgate-gap=1 a=b"} {
+		if i == 2 {
+			s.next("lost", 0, 0)
+		}
+		got := b.receive(t, s.withProps(user("a", "b"), "m", 0, 0))
+		if len(got) != 1 || string(got[0].Topic) != "s/a" || string(got[0].Payload) != "m" || users(got[0]) != want {
+			t.Errorf("message %d: %+v", i, got)
 		}
 	}
 }
