@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -497,6 +498,42 @@ func TestRenamingEndsConnections(t *testing.T) {
 			}
 		} else if works() != step.stays {
 			t.Errorf("%s: the connection stays: %v", step.why, !step.stays)
+		}
+	}
+}
+
+// A message on a hidden topic costs no allocation either, in neither direction.
+func TestHiddenAllocations(t *testing.T) {
+	const runs = 500
+	for _, v := range []mqttparse.Version{mqttparse.V311, mqttparse.V5} {
+		f := newFleet(t).hiding()
+		b := newBench(t, f.rotate(1), v, Config{})
+		b.connack(t, false)
+		b.c.dev = nullConn{}
+		up := sealStep(t, b, publishPacket(v, message("s/plant/line1/temperature", string(make([]byte, 100)), 0, 0)))
+		up()
+		if n := testing.AllocsPerRun(runs, up); n != 0 {
+			t.Errorf("%v: %v allocations a message upwards", v, n)
+		}
+		s := f.hidden("s/plant/line1/temperature")
+		var packets [][]byte
+		for range runs + 2 {
+			packets = append(packets, publishPacket(v, s.next(string(make([]byte, 100)), 0, 0)))
+		}
+		d, i := b.c.down, 0
+		down := func() {
+			d.in.load(packets[i])
+			i++
+			if err := errors.Join(d.transform(), d.flush()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		down()
+		if n := testing.AllocsPerRun(runs, down); n != 0 {
+			t.Errorf("%v: %v allocations a message downwards", v, n)
+		}
+		if b.count(upSeal) < runs || b.count(downOpen) < runs {
+			t.Errorf("%v: %d sealed, %d opened", v, b.count(upSeal), b.count(downOpen))
 		}
 	}
 }
