@@ -10,13 +10,13 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 # A release binary must fit a router's flash. What no message passes through in a gateway goes without inlining, which
-# makes it smaller; the data path and its ciphers keep it.
+# makes it smaller; the data path and its ciphers keep it. Of pkg/policy messages use the table alone, and those of a sealed topic ask it once.
 MAX_BYTES   := 9000000
 COLD        := github.com/... fmt math/big encoding/json encoding/asn1 log/slog crypto/x509 vendor/golang.org/x/crypto/cryptobyte net/url flag \
 	reflect os strconv net encoding/hex encoding/base64 encoding/pem time crypto/rsa crypto/ecdsa $(patsubst %,crypto/internal/fips140/%,rsa ecdsa drbg) \
 	net/http mime/... vendor/golang.org/x/net/... vendor/golang.org/x/text/... debug/... compress/... internal/zstd context strings syscall os/user \
 	crypto/elliptic crypto/internal/fips140/bigmod sealgate/cmd/... sealgate/bpf \
-	$(patsubst %,sealgate/pkg/%,checkpoint config confine control counters enrol/... keylink member steer strictoml)
+	$(patsubst %,sealgate/pkg/%,boottime checkpoint config confine control counters enrol/... keylink member policy steer strictoml)
 PLATFORMS   := linux/amd64 linux/arm64 linux/arm linux/mipsle linux/mips
 
 # Tests may skip on a laptop, for want of root or a program; nowhere else.
