@@ -178,8 +178,9 @@ func (l *ledgers) open(g *Gateway, state *State, group string, now time.Duration
 	led := &groupLedger{interval: def.Checkpoint, topics: state.Policy.TopicsOf(def), wantedAt: now}
 	var err error
 	led.Ledger, err = checkpoint.New(checkpoint.Config{
-		Interval: def.Checkpoint, MaxStreams: max(ledgerStreams/len(state.Policy.Groups), ledgerAtLeast),
-		Digest: func(key crypto.KeyID, topic [32]byte) (checkpoint.Digest, bool) { return g.digest(group, key, topic) },
+		Interval:   def.Checkpoint - def.Checkpoint/looksAnInterval, // so that what a look finds late shows within two intervals yet
+		MaxStreams: max(ledgerStreams/len(state.Policy.Groups), ledgerAtLeast),
+		Digest:     func(key crypto.KeyID, topic [32]byte) (checkpoint.Digest, bool) { return g.digest(group, key, topic) },
 		Listens: func(topic [32]byte) (time.Duration, bool) {
 			name, known := l.names[topic]
 			if !known {
