@@ -7,9 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -90,7 +87,6 @@ func newFleet(t *testing.T) *fleet {
 	if testing.Short() {
 		t.Skip("takes a minute")
 	}
-	buildPrograms(t)
 	f := &fleet{t: t, nats: startCluster(t), received: newReceived()}
 	f.plant = lab.NewPlant(t, lab.PlantOptions{Loopback: true, NoBroker: true})
 	all := map[string]string{"gw1": "gateway", "sub1": "subscriber", "keeper1": "keeper"}
@@ -114,21 +110,6 @@ func newFleet(t *testing.T) *fleet {
 	f.plant.AwaitReady(t)
 	f.awaitEpoch(1)
 	return f
-}
-
-// buildPrograms builds Sealgate's, in their own module, unless they are built already.
-func buildPrograms(t *testing.T) {
-	t.Helper()
-	if os.Getenv("SEALGATE_BIN") != "" {
-		return
-	}
-	dir := t.TempDir()
-	cmd := exec.Command("go", "build", "-trimpath", "-o", dir+"/", "./cmd/gatewayd", "./cmd/controld", "./cmd/sealctl")
-	cmd.Dir, cmd.Env = filepath.Join("..", ".."), append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the programs: %v\n%s", err, out)
-	}
-	t.Setenv("SEALGATE_BIN", dir)
 }
 
 func (f *fleet) member(name string, first int, readOnly bool) *member.Member {

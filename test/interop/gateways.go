@@ -3,8 +3,6 @@ package interop
 import (
 	"fmt"
 	"maps"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -48,19 +46,4 @@ func gateways(t *testing.T, brokerPort int) (ports [2]int) {
 	one.AwaitReady(t)
 	two.AwaitReady(t)
 	return ports
-}
-
-// buildPrograms builds Sealgate's, in their own module, unless they are built already.
-func buildPrograms(t *testing.T) {
-	t.Helper()
-	if os.Getenv("SEALGATE_BIN") != "" {
-		return
-	}
-	dir := t.TempDir()
-	cmd := exec.Command("go", "build", "-trimpath", "-o", dir+"/", "./cmd/gatewayd", "./cmd/controld", "./cmd/sealctl")
-	cmd.Dir, cmd.Env = filepath.Join("..", ".."), append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the programs: %v\n%s", err, out)
-	}
-	t.Setenv("SEALGATE_BIN", dir)
 }

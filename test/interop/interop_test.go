@@ -22,7 +22,6 @@ func TestMain(m *testing.M) {
 // Every client plays the scenario twice with every broker: direct, and with a gateway on both sides. It sees the same, but
 // for what is explained, and the broker sees no plaintext.
 func TestInterop(t *testing.T) {
-	buildPrograms(t)
 	all := kinds(t)
 	m := &matrix{cells: map[[2]string]string{}}
 	for _, k := range all {

@@ -131,8 +131,7 @@ type Programs struct {
 // Build returns the three programs, built once a process. SEALGATE_BIN names a directory that holds them already.
 func Build(t T) Programs {
 	t.Helper()
-	root := Root(t)
-	built.once.Do(func() { built.dir, built.err = build(root) })
+	built.once.Do(func() { built.dir, built.err = build() })
 	if built.err != nil {
 		t.Fatalf("build the programs: %v", built.err)
 	}
@@ -143,7 +142,8 @@ func Build(t T) Programs {
 	}
 }
 
-func build(root string) (string, error) {
+// build finds the programs' module by its name, so that a test in a module of its own builds them too.
+func build() (string, error) {
 	if dir := os.Getenv("SEALGATE_BIN"); dir != "" {
 		return filepath.Abs(dir)
 	}
@@ -152,8 +152,12 @@ func build(root string) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "sealgate").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module sealgate: %w", err)
+	}
 	cmd := exec.Command("go", "build", "-trimpath", "-o", dir+"/", "./cmd/gatewayd", "./cmd/controld", "./cmd/sealctl")
-	cmd.Dir = root
+	cmd.Dir = strings.TrimSpace(string(root))
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w\n%s", err, out)
