@@ -2,6 +2,7 @@ package steer
 
 import (
 	"fmt"
+	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,21 +20,31 @@ var (
 	capBPF      = capability{"CAP_BPF", unix.CAP_BPF, unix.CAP_SYS_ADMIN} // CAP_BPF is younger than bpf(2)
 )
 
-// Capabilities are what a mode goes on needing after [Listen], as unix.CAP_NET_ADMIN: to steer an interface that is made again, and to
-// give a verdict on a packet. The error is that of the kernel, which was asked what this process has.
-func Capabilities(mode string) (keep []int, err error) {
-	need := map[string][]capability{ModeTC: {capNetAdmin, capBPF}, ModeNFQueue: {capNetAdmin}}[mode]
+// Needs are what steering goes on needing after [Listen]: to steer an interface that is made again, and to give a verdict on a packet.
+type Needs struct {
+	Capabilities []int    // as unix.CAP_NET_ADMIN
+	Write        []string // directories, where they exist
+	BPF          bool     // loads and attaches programs
+}
+
+// Needs says what o goes on needing. The error is that of the kernel, which was asked what this process has.
+func (o *Options) Needs() (n Needs, err error) {
+	need := map[string][]capability{ModeTC: {capNetAdmin, capBPF}, ModeNFQueue: {capNetAdmin}}[o.Mode]
 	has, err := effective()
 	if err != nil {
-		return nil, err
+		return n, err
 	}
 	for _, c := range need {
 		if !has(c.number) {
 			c.number = c.or
 		}
-		keep = append(keep, int(c.number))
+		n.Capabilities = append(n.Capabilities, int(c.number))
 	}
-	return keep, nil
+	n.BPF = o.Mode == ModeTC
+	if _, err := os.Stat(bpffsRoot); err == nil && n.BPF && o.Attach != AttachClsact {
+		n.Write = []string{bpffsRoot}
+	}
+	return n, nil
 }
 
 // effective reports, of each capability, whether this process has it.

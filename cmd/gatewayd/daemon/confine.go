@@ -8,11 +8,7 @@ import (
 	"sealgate/cmd/internal/cmdenv"
 	"sealgate/pkg/config"
 	"sealgate/pkg/confine"
-	"sealgate/pkg/steer"
 )
-
-// bpffs is where classifiers stay attached while no daemon runs.
-const bpffs = "/sys/fs/bpf"
 
 // confine gives up what is not needed from here on. What a reload reads is read once more, so that the account that has become too
 // small for it shows now and not months later.
@@ -20,15 +16,12 @@ func (d *daemon) confine(env cmdenv.Env) error {
 	if env.Confine == nil {
 		return nil
 	}
-	keep, err := steer.Capabilities(d.cfg.Steer.Mode)
+	steering := steerOptions(d.cfg)
+	needs, err := steering.Needs()
 	if err != nil {
 		return err
 	}
-	o := confine.Options{User: d.cfg.User, Keep: keep, Read: d.cfg.Reads(), BPF: d.cfg.Steer.Mode == config.ModeTC}
-	if _, err := os.Stat(bpffs); o.BPF && o.User == "" && err == nil {
-		o.Write = []string{bpffs}
-	}
-	missing, err := env.Confine(o)
+	missing, err := env.Confine(confine.Options{User: d.cfg.User, Keep: needs.Capabilities, Read: d.cfg.Reads(), Write: needs.Write, BPF: needs.BPF})
 	if err != nil {
 		return err
 	}
