@@ -125,11 +125,10 @@ func (c *Client) send(ctx context.Context, p *Publication) error {
 	if err := c.allow(p); err != nil {
 		return err
 	}
-	wire, head, err := c.prepare(ctx, p)
+	parts, head, err := c.prepare(ctx, p)
 	if err != nil {
 		return err
 	}
-	parts := c.parts(p, wire)
 	conn, err := c.connection(ctx)
 	for err == nil {
 		for _, part := range parts {
@@ -167,15 +166,15 @@ func (c *Client) allow(p *Publication) error {
 
 // prepare returns what goes onto the wire: the message sealed, or as it is where the policy
 // leaves the topic in the clear. head is of the stream that it was sealed in, if it was.
-func (c *Client) prepare(ctx context.Context, p *Publication) (out *Publication, head control.StreamHead, err error) {
+func (c *Client) prepare(ctx context.Context, p *Publication) (parts []*Publication, head control.StreamHead, err error) {
 	wire := *p
-	out = &wire
+	out := &wire
 	state := c.member.State()
 	d := state.Table.Publish([]byte(p.Topic))
 	switch {
 	case d.Verdict == policy.Pass:
 		out.Payload = append([]byte(nil), p.Payload...)
-		return out, head, c.hideResponse(ctx, state, &out.Properties)
+		return []*Publication{out}, head, c.hideResponse(ctx, state, &out.Properties)
 	case d.Verdict != policy.Seal:
 		return nil, head, errors.New("the fleet policy denies this topic: no group covers it")
 	}
@@ -194,19 +193,18 @@ func (c *Client) prepare(ctx context.Context, p *Publication) (out *Publication,
 		return nil, head, err
 	}
 	out.Payload, head, err = c.out.seal(p.Topic, out.Topic, d, key, props, p.Payload)
-	return out, head, err
+	if len(p.Payload) == 0 && p.Retain && d.ClearRetained {
+		return clears(out), head, err
+	}
+	return []*Publication{out}, head, err
 }
 
-// parts is what goes onto the wire: sealed, but of a message that deletes a retained one, where the policy allows that, two: what deletes, and
-// what tells those who listen (spec 3.2).
-func (c *Client) parts(p, sealed *Publication) []*Publication {
-	d := c.member.State().Table.Publish([]byte(p.Topic))
-	if len(p.Payload) > 0 || !p.Retain || d.Verdict != policy.Seal || !d.ClearRetained {
-		return []*Publication{sealed}
-	}
-	deletes := &Publication{Topic: sealed.Topic, Retain: true, Expiry: p.Expiry}
+// clears are the two messages that go in place of one that deletes a retained one, where the policy allows that: what deletes, and sealed, which
+// tells those who listen (spec 3.2).
+func clears(sealed *Publication) []*Publication {
+	deletes := &Publication{Topic: sealed.Topic, Retain: true, Expiry: sealed.Expiry}
 	sealed.Retain = false
-	if p.QoS < 2 {
+	if sealed.QoS < 2 {
 		return []*Publication{deletes, sealed}
 	}
 	deletes.QoS, sealed.QoS = 2, 0
