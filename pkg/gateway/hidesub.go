@@ -115,31 +115,23 @@ func (u *upPath) translate(f mqttparse.Frame) (packet []byte, shares []share, er
 
 // wireFilters gives the filters that one of the device's reaches the broker as: none, one or two. If none, code says why.
 func (u *upPath) wireFilters(filter string) (wires []string, code byte, err error) {
-	prefix, inner := "", filter
-	if _, f, shared := topic.ShareFilter(filter); shared {
-		prefix, inner = filter[:len(filter)-len(f)], f
-	}
-	if underPrefix([]byte(inner), u.c.g.cfg.ControlPrefix) {
+	if _, inner, _ := topic.ShareFilter(filter); underPrefix([]byte(inner), u.c.g.cfg.ControlPrefix) {
 		return []string{filter}, 0, nil
 	}
-	plain, hide := u.state.Table.Filters(inner)
-	if plain {
-		wires = append(wires, filter)
+	wires, missing := u.state.Table.Wires(u.state.Keys.TopicKey(), filter)
+	if missing {
+		key, err := u.topicKey()
+		if err != nil {
+			return nil, 0, err
+		}
+		if wires, missing = u.state.Table.Wires(key, filter); missing {
+			return wires, notAuthorized, nil
+		}
 	}
-	if !hide {
-		return wires, 0, nil
+	if last := len(wires) - 1; last >= 0 && len(wires[last]) > crypto.MaxTopic { // the hidden one
+		return wires[:last], filterInvalid, nil
 	}
-	key, err := u.topicKey()
-	if err != nil {
-		return nil, 0, err
-	}
-	if key == nil {
-		return wires, notAuthorized, nil
-	}
-	if hidden := prefix + key.Hide(inner); len(hidden) <= crypto.MaxTopic {
-		return append(wires, hidden), 0, nil
-	}
-	return wires, filterInvalid, nil
+	return wires, 0, nil
 }
 
 // topicKey gives the topic key, and waits for one where there is none yet: nil if there will be none, because this gateway takes part in no
@@ -176,13 +168,7 @@ func (g *Gateway) takesPart(s *State) bool {
 	if s.Policy == nil {
 		return true
 	}
-	me := crypto.Member{Role: crypto.RoleGateway, Name: g.cfg.Gateway}
-	for _, name := range s.Table.Hiding() {
-		if def := s.Policy.Group(name); def != nil && (def.MayRead(me) || def.MayPublish(me)) {
-			return true
-		}
-	}
-	return false
+	return s.Policy.TakesPart(crypto.Member{Role: crypto.RoleGateway, Name: g.cfg.Gateway}, s.Table.Hiding())
 }
 
 // answerFilters answers a packet of which nothing is left for the broker.

@@ -91,6 +91,20 @@ func (t *Table) Filters(filter string) (plain, hide bool) {
 	return plain || !hide, hide
 }
 
+// Wires gives the filters that one of a client's reaches the broker as (envelope.md 17.5), also that of a shared subscription: none, one or two,
+// the hidden one last. It reports true if that one is missing, because k is nil.
+func (t *Table) Wires(k *crypto.TopicKey, filter string) (wires []string, missing bool) {
+	_, inner, _ := topic.ShareFilter(filter)
+	plain, hide := t.Filters(inner)
+	if plain {
+		wires = append(wires, filter)
+	}
+	if hide && k != nil {
+		wires = append(wires, filter[:len(filter)-len(inner)]+k.Hide(inner))
+	}
+	return wires, hide && k == nil
+}
+
 // wildcardsOnly reports whether hiding leaves a filter as it is.
 func wildcardsOnly(filter string) bool {
 	for level := range strings.SplitSeq(filter, "/") {

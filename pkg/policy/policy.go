@@ -101,6 +101,14 @@ func (d *Document) Group(name string) *Group {
 	return nil
 }
 
+// TakesPart reports whether m may read or publish in any of the groups of these names.
+func (d *Document) TakesPart(m crypto.Member, groups []string) bool {
+	return slices.ContainsFunc(groups, func(name string) bool {
+		g := d.Group(name)
+		return g != nil && (g.MayRead(m) || g.MayPublish(m))
+	})
+}
+
 // TopicsOf is filters that between them match every topic of which messages are sealed into the group, those that no group names included.
 func (d *Document) TopicsOf(g *Group) []string {
 	if d.Unmatched == SealPrefix+g.Name {

@@ -10,7 +10,6 @@ import (
 	"sealgate/pkg/member"
 	"sealgate/pkg/policy"
 	"sealgate/pkg/session"
-	"sealgate/pkg/topic"
 )
 
 // Hidden topics (docs/spec/envelope.md 17): the program knows names, the broker tokens. Filters are translated here, messages where they are
@@ -18,30 +17,7 @@ import (
 
 // takesPart reports whether the client's member may read or publish in a group that hides its topics, so that it gets the topic key.
 func (c *Client) takesPart(s *member.State) bool {
-	me := c.member.Identity()
-	return slices.ContainsFunc(s.Table.Hiding(), func(name string) bool {
-		g := s.Policy.Document.Group(name)
-		return g != nil && (g.MayRead(me) || g.MayPublish(me))
-	})
-}
-
-// wireFilters gives the filters that one of the program's reaches the broker as: none, one or two. It reports true if one more is missing
-// for want of the topic key.
-func wireFilters(s *member.State, name string) (wires []string, missing bool) {
-	prefix, inner := "", name
-	if _, f, shared := topic.ShareFilter(name); shared {
-		prefix, inner = name[:len(name)-len(f)], f
-	}
-	plain, hide := s.Table.Filters(inner)
-	if plain {
-		wires = append(wires, name)
-	}
-	if hide {
-		if k := s.Keys.TopicKey(); k != nil {
-			return append(wires, prefix+k.Hide(inner)), false
-		}
-	}
-	return wires, hide
+	return s.Policy != nil && s.Policy.Document.TakesPart(c.member.Identity(), s.Table.Hiding())
 }
 
 // subscriptionOf gives what reaches the broker of a filter. It waits for the topic key where there is none yet, and fails where nothing
@@ -52,7 +28,7 @@ func (c *Client) subscriptionOf(ctx context.Context, name string) (wires []strin
 	}
 	err = c.waitFor(ctx, func(s *member.State) bool {
 		var missing bool
-		wires, missing = wireFilters(s, name)
+		wires, missing = s.Table.Wires(s.Keys.TopicKey(), name)
 		return !missing || !c.takesPart(s)
 	})
 	if err != nil {
@@ -82,8 +58,8 @@ func (c *Client) renamed(s *member.State) {
 		if c.isControl(f.name) {
 			continue
 		}
-		wires, missing := wireFilters(s, f.name)
-		if missing && s.Keys.TopicKey() == nil && c.takesPart(s) {
+		wires, missing := s.Table.Wires(s.Keys.TopicKey(), f.name)
+		if missing && c.takesPart(s) {
 			continue // until the key comes
 		}
 		for _, w := range f.wires {
