@@ -185,14 +185,12 @@ func carryOne(t *testing.T, state *State, dev, upl *playedPeer) {
 	here, there := net.Pipe()
 	g.accepted(here)
 	peers.Go(func() { dev.play(there) })
-	peersGone := make(chan struct{})
-	go func() { peers.Wait(); close(peersGone) }()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := g.Drain(ctx); err != nil {
 		t.Fatalf("the connection does not end: %v\n%s", err, stacks())
 	}
-	<-peersGone
+	peers.Wait() // not before: until the connection has ended it may still dial, which begins another
 	eventually(t, "the goroutines of a connection end", func() bool { return runtime.NumGoroutine() <= before })
 	var metrics bytes.Buffer
 	if g.metrics.WritePrometheus(&metrics); bytes.Contains(metrics.Bytes(), []byte(`sealgate_refused_total{reason="internal"}`)) {
