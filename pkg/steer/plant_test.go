@@ -11,12 +11,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"sealgate/test/lab"
 )
@@ -246,44 +243,12 @@ func tcpFromSensor(f []byte) (port uint16, ok bool) {
 }
 
 // send puts frames on the sensor's wire as they are.
-func (p *plant) send(frames ...[]byte) {
-	p.t.Helper()
-	err := p.Sensor.Do(func() error {
-		ifi, err := net.InterfaceByName("eth0")
-		if err != nil {
-			return err
-		}
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		for _, f := range frames {
-			if err := unix.Sendto(fd, f, 0, &unix.SockaddrLinklayer{Ifindex: ifi.Index}); err != nil {
-				return fmt.Errorf("send %x: %w", f, err)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		p.t.Fatal(err)
-	}
-}
+func (p *plant) send(frames ...[]byte) { p.t.Helper(); p.Sensor.Send(p.t, "eth0", frames...) }
 
 // mac returns an interface's address.
-func (p *plant) mac(ns *lab.Namespace, name string) (mac net.HardwareAddr) {
+func (p *plant) mac(ns *lab.Namespace, name string) net.HardwareAddr {
 	p.t.Helper()
-	err := ns.Do(func() error {
-		ifi, err := net.InterfaceByName(name)
-		if err == nil {
-			mac = slices.Clone(ifi.HardwareAddr)
-		}
-		return err
-	})
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return mac
+	return ns.MAC(p.t, name)
 }
 
 // counters asks a daemon.
