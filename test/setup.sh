@@ -26,6 +26,7 @@ if [ "${1:-}" != demo ]; then
 	need node nodejs
 	need npm npm
 	need openssl openssl
+	need mksquashfs squashfs-tools
 	want clang-14 clang-14 # the compiler that the committed BPF objects are compared with
 	want llvm-strip-14 llvm-14
 	[ -x /usr/bin/python3 ] || missing="$missing python3"
