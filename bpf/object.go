@@ -25,6 +25,8 @@ func Load() (*SteerObjects, error) {
 	o := &SteerObjects{}
 	loaded := map[string]**ebpf.Map{
 		SteerMapSteerPortsMap: &o.SteerPortsMap, SteerMapSteerConfigMap: &o.SteerConfigMap, SteerMapSteerCountersMap: &o.SteerCountersMap,
+		SteerMapSteerDevicesMap: &o.SteerDevicesMap, SteerMapSteerHoldMap: &o.SteerHoldMap, SteerMapSteerEventsMap: &o.SteerEventsMap,
+		SteerMapSteerDenyMacsMap: &o.SteerDenyMacsMap, SteerMapSteerDenyNetsMap: &o.SteerDenyNetsMap,
 	}
 	for name, m := range loaded {
 		if *m, err = ebpf.NewMap(maps[name]); err != nil {

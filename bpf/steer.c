@@ -7,7 +7,8 @@
  * own sockets or dropped; it is never let through. What cannot be told apart for certain (a fragment, a header that is
  * cut off, a chain of headers that is too long) counts as steered and is dropped.
  *
- * The file is read top down in the order a packet takes: parse, find the socket, assign.
+ * The file is read top down in the order a packet takes: parse, ask whether its device is welcome (devices.h), find the
+ * socket, assign.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -58,6 +59,7 @@ struct packet {
 	struct bpf_sock_tuple tuple; /* as the packet has it: source is the device */
 	__u32 l4;                    /* offset of the TCP header from the network header */
 	__u8 v6, tagged;
+	__u8 syn;                    /* it asks for a connection */
 };
 
 INLINE void count(__u32 which, __u64 n)
@@ -73,6 +75,8 @@ INLINE int drop(__u32 reason)
 	count(reason, 1);
 	return TC_ACT_SHOT;
 }
+
+#include "devices.h"
 
 /* Copies len bytes at offset from the network header. Some drivers leave all but the Ethernet header in page
  * fragments, where the first attempt cannot reach. */
@@ -223,6 +227,7 @@ INLINE int parse_tcp(struct __sk_buff *skb, struct packet *p)
 
 	if (load(skb, p->l4, &tcp, sizeof(tcp)))
 		return drop(STEER_TRUNCATED);
+	p->syn = tcp.syn && !tcp.ack;
 	port = ntohs(tcp.dest);
 	if (!map_lookup(&steer_ports_map, &port))
 		return TC_ACT_UNSPEC;
@@ -336,6 +341,9 @@ SEC("tc") int sealgate_steer(struct __sk_buff *skb)
 		return drop(STEER_NO_LISTENER);
 	if (p.tagged)
 		return c->flags & STEER_PASS_TAGGED ? TC_ACT_UNSPEC : drop(STEER_VLAN);
+	verdict = admit(skb, &p, c);
+	if (verdict != TC_ACT_OK)
+		return verdict;
 	/* TC_ACT_OK ends the chain: no classifier behind this one can send an assigned packet elsewhere. */
 	return to_socket(skb, &p, c);
 }

@@ -17,6 +17,9 @@
 /* steer_config.flags */
 #define STEER_LISTENER_IPV6 1 /* the listener is bound to ::1 and takes both families; else to 127.0.0.1 */
 #define STEER_PASS_TAGGED   2 /* leave tagged packets to the VLAN interfaces on top, which are steered themselves */
+#define STEER_DENY_MACS     4 /* steer_deny_macs_map holds something; the next two likewise */
+#define STEER_DENY_NETS     8
+#define STEER_HOLD         16
 
 /* The one entry of steer_config_map. All in the machine's byte order. */
 struct steer_config {
@@ -36,6 +39,9 @@ enum steer_counter {
 	STEER_VLAN,
 	STEER_FAILED,
 	STEER_FOREIGN,     /* packets of another program's socket, sent to our listener instead */
+	STEER_DENIED,      /* dropped: the deny list has their source */
+	STEER_LIMITED,     /* dropped: a new connection of a device that has made too many */
+	STEER_UNTOLD,      /* events that found no room; nothing is dropped for it */
 	STEER_COUNTERS,
 };
 

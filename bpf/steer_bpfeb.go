@@ -18,6 +18,11 @@ import (
 const (
 	SteerMapSteerConfigMap   = "steer_config_map"
 	SteerMapSteerCountersMap = "steer_counters_map"
+	SteerMapSteerDenyMacsMap = "steer_deny_macs_map"
+	SteerMapSteerDenyNetsMap = "steer_deny_nets_map"
+	SteerMapSteerDevicesMap  = "steer_devices_map"
+	SteerMapSteerEventsMap   = "steer_events_map"
+	SteerMapSteerHoldMap     = "steer_hold_map"
 	SteerMapSteerPortsMap    = "steer_ports_map"
 	SteerProgSealgateSteer   = "sealgate_steer"
 )
@@ -73,6 +78,11 @@ type SteerProgramSpecs struct {
 type SteerMapSpecs struct {
 	SteerConfigMap   *ebpf.MapSpec `ebpf:"steer_config_map"`
 	SteerCountersMap *ebpf.MapSpec `ebpf:"steer_counters_map"`
+	SteerDenyMacsMap *ebpf.MapSpec `ebpf:"steer_deny_macs_map"`
+	SteerDenyNetsMap *ebpf.MapSpec `ebpf:"steer_deny_nets_map"`
+	SteerDevicesMap  *ebpf.MapSpec `ebpf:"steer_devices_map"`
+	SteerEventsMap   *ebpf.MapSpec `ebpf:"steer_events_map"`
+	SteerHoldMap     *ebpf.MapSpec `ebpf:"steer_hold_map"`
 	SteerPortsMap    *ebpf.MapSpec `ebpf:"steer_ports_map"`
 }
 
@@ -104,6 +114,11 @@ func (o *SteerObjects) Close() error {
 type SteerMaps struct {
 	SteerConfigMap   *ebpf.Map `ebpf:"steer_config_map"`
 	SteerCountersMap *ebpf.Map `ebpf:"steer_counters_map"`
+	SteerDenyMacsMap *ebpf.Map `ebpf:"steer_deny_macs_map"`
+	SteerDenyNetsMap *ebpf.Map `ebpf:"steer_deny_nets_map"`
+	SteerDevicesMap  *ebpf.Map `ebpf:"steer_devices_map"`
+	SteerEventsMap   *ebpf.Map `ebpf:"steer_events_map"`
+	SteerHoldMap     *ebpf.Map `ebpf:"steer_hold_map"`
 	SteerPortsMap    *ebpf.Map `ebpf:"steer_ports_map"`
 }
 
@@ -111,6 +126,11 @@ func (m *SteerMaps) Close() error {
 	return _SteerClose(
 		m.SteerConfigMap,
 		m.SteerCountersMap,
+		m.SteerDenyMacsMap,
+		m.SteerDenyNetsMap,
+		m.SteerDevicesMap,
+		m.SteerEventsMap,
+		m.SteerHoldMap,
 		m.SteerPortsMap,
 	)
 }

@@ -21,6 +21,9 @@ type classifierConfig struct {
 const (
 	flagListenerIPv6 = 1 << iota
 	flagPassTagged
+	flagDenyMACs
+	flagDenyNets
+	flagHold
 )
 
 // Indices of the counters.
@@ -34,6 +37,9 @@ const (
 	countVLAN
 	countFailed
 	countForeign
+	countDenied
+	countLimited
+	countUntold
 	counters
 )
 

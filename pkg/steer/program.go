@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -14,7 +15,8 @@ import (
 
 // program is the classifier in the kernel, with its maps. Attached programs live on when it is closed.
 type program struct {
-	objects *bpf.SteerObjects
+	objects  *bpf.SteerObjects
+	changing sync.Mutex // held from reading the configuration until it is written
 }
 
 func loadProgram() (*program, error) {
@@ -25,7 +27,7 @@ func loadProgram() (*program, error) {
 	if err != nil {
 		return nil, programError("load the classifier", err)
 	}
-	return &program{objects}, nil
+	return &program{objects: objects}, nil
 }
 
 func (p *program) close() { p.objects.Close() }
@@ -58,14 +60,23 @@ func (p *program) write(c classifierConfig) error {
 
 // passTagged says what to do with steered packets in a VLAN tag: leave them to a steered VLAN interface, or drop them.
 func (p *program) passTagged(pass bool) error {
+	return p.change(func(c *classifierConfig) {
+		c.Flags &^= flagPassTagged
+		if pass {
+			c.Flags |= flagPassTagged
+		}
+	})
+}
+
+// change edits the configuration in force.
+func (p *program) change(edit func(*classifierConfig)) error {
+	p.changing.Lock()
+	defer p.changing.Unlock()
 	var c classifierConfig
 	if err := p.objects.SteerConfigMap.Lookup(uint32(0), &c); err != nil {
 		return programError("read the classifier's configuration", err)
 	}
-	c.Flags &^= flagPassTagged
-	if pass {
-		c.Flags |= flagPassTagged
-	}
+	edit(&c)
 	return p.write(c)
 }
 
@@ -108,6 +119,9 @@ type Counters struct {
 	VLAN       uint64 // dropped: steered traffic in an unexpected VLAN tag
 	Failed     uint64 // dropped: the kernel refused the assignment
 	Foreign    uint64 // packets of a host's own socket on a steered port, sent to our listener instead
+	Denied     uint64 // dropped: the deny list has their source
+	Limited    uint64 // dropped: a new connection of a device over its rate
+	Untold     uint64 // events of new connections that found no room
 	Refused    uint64 // connections closed after accept: to a port that is not steered, or to the gateway itself
 }
 
@@ -121,6 +135,7 @@ func (s *Steering) Counters() (Counters, error) {
 		Assigned: c[countAssigned], Segments: c[countSegments], NoListener: c[countNoListener],
 		Fragment: c[countFragment], Truncated: c[countTruncated], Extension: c[countExtension],
 		VLAN: c[countVLAN], Failed: c[countFailed], Foreign: c[countForeign],
+		Denied: c[countDenied], Limited: c[countLimited], Untold: c[countUntold],
 		Refused: s.acceptor.refused.Load(),
 	}, err
 }

@@ -42,8 +42,9 @@ type Options struct {
 	Listen      string   // mode listen: host:port
 	SpoofSource bool     // must be false in this version
 	FixedBroker bool     // uplink.broker is set: connections to the gateway's own addresses may be accepted
-	Attach      string   // "" chooses; AttachTCX or AttachClsact forces one
-	ConfigFile  string   // only for error messages that name the command to run
+	Devices     DeviceRules
+	Attach      string // "" chooses; AttachTCX or AttachClsact forces one
+	ConfigFile  string // only for error messages that name the command to run
 }
 
 // The ways to attach the classifier to an interface.
@@ -89,6 +90,9 @@ func Teardown(o Options) error {
 type Steering struct {
 	Listener net.Listener // accepted connections have the dialled address as their LocalAddr
 
+	devices  *devices
+	kernel   *kernelDevices  // mode tc, else nil
+	unhear   func()          // likewise; ends what listens to the classifier
 	queue    *inpath.Queue   // mode nfqueue, else nil
 	carrier  *inpath.Carrier // likewise
 	acceptor *acceptor       // mode tc, else nil, like the next two
@@ -104,9 +108,21 @@ func Listen(ctx context.Context, o Options, log *slog.Logger) (*Steering, error)
 	if err := o.check(); err != nil {
 		return nil, err
 	}
+	if err := o.Devices.check(o.Mode); err != nil {
+		return nil, err
+	}
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	s, err := listen(ctx, o, log)
+	if err != nil {
+		return nil, err
+	}
+	s.guardDevices(&o, log)
+	return s, nil
+}
+
+func listen(ctx context.Context, o Options, log *slog.Logger) (*Steering, error) {
 	switch o.Mode {
 	case ModeListen:
 		return listenPlain(ctx, o)
@@ -157,6 +173,9 @@ func (s *Steering) begin(l *net.TCPListener, o Options, log *slog.Logger) (w *wa
 	if err = s.program.configure(l, o.Ports); err != nil {
 		return nil, err
 	}
+	if s.kernel, err = newKernelDevices(s.program, o.Devices); err != nil {
+		return nil, err
+	}
 	if s.attacher, err = newAttacher(s.program, o, log); err != nil {
 		return nil, err
 	}
@@ -187,6 +206,9 @@ func (s *Steering) Close() error {
 	}
 	s.stop()
 	<-s.done
+	if s.unhear != nil {
+		s.unhear()
+	}
 	s.release()
 	return nil
 }
@@ -198,6 +220,9 @@ func (s *Steering) release() {
 		return
 	}
 	s.acceptor.Close()
+	if s.kernel != nil {
+		s.kernel.clock.close()
+	}
 	if s.program != nil {
 		s.program.close()
 	}
