@@ -72,7 +72,8 @@ demo: build ## the main job, from an unmodified publisher through a broker that 
 test: setup build ## all tests, and the test vectors once more with the implementation in Python
 	@if [ -n "$(REQUIRE)" ] || /usr/bin/python3 -c 'import cbor2, cryptography' 2>/dev/null; \
 		then /usr/bin/python3 -B test/vectors/check.py; else echo "Without python3-cbor2 and python3-cryptography: the second implementation is left out."; fi
-	SEALGATE_BIN=$(BIN) SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -timeout 15m -p 2 ./...
+	SEALGATE_BIN=$(BIN) SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -timeout 15m -p 2 $$($(GO) list ./... | grep -v /test/bypass)
+	@$(MAKE) --no-print-directory bypass
 	@if [ -n "$(REQUIRE)" ] || (cd test/cluster && $(GO) list -deps . github.com/nats-io/nats-server/v2 >/dev/null 2>&1); \
 		then $(MAKE) --no-print-directory cluster; else echo "nats-server cannot be fetched: the test with a cluster is left out."; fi
 	@if [ -n "$(REQUIRE)" ] || (cd test/interop && $(GO) list -deps . github.com/nats-io/nats-server/v2 >/dev/null 2>&1); \
@@ -82,6 +83,10 @@ test: setup build ## all tests, and the test vectors once more with the implemen
 .PHONY: interop
 interop: setup build ## real clients and real brokers, direct and through Sealgate; prints the matrix of docs/INTEROP.md
 	cd test/interop && SEALGATE_BIN=$(BIN) SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -count=1 -parallel 64 -timeout 10m
+
+.PHONY: bypass
+bypass: setup build ## every way past a gateway that was thought of, in every mode and state; prints the matrix of docs/STEERING.md
+	cd test/bypass && SEALGATE_BIN=$(BIN) SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -count=1 -timeout 10m
 
 .PHONY: sim
 sim: ## what the control plane costs fleets of up to 110,000 members, in virtual time; writes docs/scale.svg

@@ -2,7 +2,6 @@ package steer
 
 import (
 	"fmt"
-	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -41,7 +40,7 @@ func (o *Options) Needs() (n Needs, err error) {
 		n.Capabilities = append(n.Capabilities, int(c.number))
 	}
 	n.BPF = o.Mode == ModeTC
-	if _, err := os.Stat(bpffsRoot); err == nil && n.BPF && o.Attach != AttachClsact {
+	if n.BPF && o.Attach != AttachClsact && isBPFFS(bpffsRoot) {
 		n.Write = []string{bpffsRoot}
 	}
 	return n, nil

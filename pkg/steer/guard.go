@@ -22,12 +22,14 @@ import (
 //			ct state invalid meta l4proto tcp th dport @ports counter drop
 //			meta nfproto ipv4 meta l4proto tcp ip frag-off & 0x3fff != 0 counter drop
 //			meta nfproto ipv6 meta l4proto tcp exthdr frag exists counter drop
+//			meta l4proto ah counter drop
 //		}
 //	}
 //
 // The first rule is the guard. The second never counts a packet: a rule with a ct expression makes the kernel put
 // fragments together before routing, so that a port cannot hide in one. Where the kernel has no conntrack, fragments
-// arrive as they are and the last two rules drop them.
+// arrive as they are and the next two rules drop them. The last is for IPsec's authentication header, behind which
+// nftables does not look for a port though nothing is encrypted there.
 const (
 	guardChain    = "guard"
 	guardPortSet  = "ports"
@@ -94,13 +96,17 @@ func (g *guard) write() error {
 	}
 	rule(isFamily(unix.NFPROTO_IPV4), isTCP(), isIPv4Fragment())
 	rule(isFamily(unix.NFPROTO_IPV6), isTCP(), isIPv6Fragment())
+	rule(isProtocol(unix.IPPROTO_AH))
 	return c.Flush()
 }
 
-func isTCP() []expr.Any {
+func isTCP() []expr.Any { return isProtocol(unix.IPPROTO_TCP) }
+
+// isProtocol continues if that follows the IP header and what IPv6 extension headers nftables skips.
+func isProtocol(number byte) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{number}},
 	}
 }
 

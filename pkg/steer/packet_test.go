@@ -24,7 +24,7 @@ func ipv6(src, dst string, next byte) layer {
 func extensions(n int, next byte) layer { return lab.DstOpts(n, next) }
 
 func fragmentHeader(next byte, offset uint16, more bool) layer {
-	return lab.FragmentHeader(next, offset, more)
+	return lab.FragmentHeader(next, offset, more, 1)
 }
 
 func tcp(src, dst string, sport, dport uint16, flags byte) layer {

@@ -46,13 +46,14 @@ type IPHeader struct {
 	Proto    byte   // of what follows; IPv6: the next header
 	TTL      byte   // 0: 64
 	Fragment uint16 // IPv4: flags and offset, the 16 bits as they are
+	ID       uint16 // IPv4: what a packet's fragments have in common
 	Options  []byte // IPv4: a multiple of four bytes
 }
 
 // IPv4 is a header with lengths and checksum right.
 func IPv4(o IPHeader) Layer {
 	return func(inner []byte) []byte {
-		h := []byte{0x45 + byte(len(o.Options)/4), 0, 0, 0, 0x12, 0x34, 0, 0, o.ttl(), o.Proto, 0, 0}
+		h := []byte{0x45 + byte(len(o.Options)/4), 0, 0, 0, byte(o.ID >> 8), byte(o.ID), 0, 0, o.ttl(), o.Proto, 0, 0}
 		binary.BigEndian.PutUint16(h[2:], uint16(20+len(o.Options)+len(inner)))
 		binary.BigEndian.PutUint16(h[6:], o.Fragment)
 		h = append(append(h, netip.MustParseAddr(o.Src).AsSlice()...), netip.MustParseAddr(o.Dst).AsSlice()...)
@@ -82,20 +83,21 @@ func (o IPHeader) ttl() byte {
 // DstOpts is n IPv6 destination options headers of 8 bytes, each filled with one PadN option, in front of next.
 func DstOpts(n int, next byte) Layer {
 	return func(inner []byte) []byte {
+		follows := next
 		for range n {
-			inner, next = append([]byte{next, 0, 1, 4, 0, 0, 0, 0}, inner...), unix.IPPROTO_DSTOPTS
+			inner, follows = append([]byte{follows, 0, 1, 4, 0, 0, 0, 0}, inner...), unix.IPPROTO_DSTOPTS
 		}
 		return inner
 	}
 }
 
-// FragmentHeader is that of IPv6; offset is in bytes, a multiple of 8.
-func FragmentHeader(next byte, offset uint16, more bool) Layer {
+// FragmentHeader is that of IPv6; offset is in bytes, a multiple of 8, and id what a packet's fragments have in common.
+func FragmentHeader(next byte, offset uint16, more bool, id uint16) Layer {
 	field := offset &^ 7
 	if more {
 		field |= 1
 	}
-	return Raw([]byte{next, 0, byte(field >> 8), byte(field), 1, 2, 3, 4})
+	return Raw([]byte{next, 0, byte(field >> 8), byte(field), 0, 0, byte(id >> 8), byte(id)})
 }
 
 // The bits of TCPHeader.Flags.

@@ -2,6 +2,7 @@ package inpath
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/florianl/go-nfqueue/v2"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,6 +19,7 @@ import (
 // all times, and where no program listens at the queue, nothing passes.
 type Queue struct {
 	raw4, raw6 int
+	number     uint16
 	nf         *nfqueue.Nfqueue
 	lost       atomic.Uint64
 	failed     atomic.Uint64
@@ -29,7 +32,7 @@ const maxQueue = 4096
 // OpenQueue opens netfilter queue number num and the raw sockets, which need CAP_NET_ADMIN and CAP_NET_RAW. What it sends has
 // the mark.
 func OpenQueue(num uint16, mark int, log *slog.Logger) (*Queue, error) {
-	q := &Queue{raw4: -1, raw6: -1, log: log}
+	q := &Queue{raw4: -1, raw6: -1, number: num, log: log}
 	var err error
 	if q.raw4, err = openRaw(unix.AF_INET, mark); err == nil {
 		q.raw6, err = openRaw(unix.AF_INET6, mark)
@@ -38,8 +41,8 @@ func OpenQueue(num uint16, mark int, log *slog.Logger) (*Queue, error) {
 		q.Close()
 		return nil, fmt.Errorf("open a raw socket: %w: run gatewayd as root or with CAP_NET_RAW", err)
 	}
-	q.nf, err = nfqueue.Open(&nfqueue.Config{NfQueue: num, MaxPacketLen: 0xffff, MaxQueueLen: maxQueue,
-		Copymode: nfqueue.NfQnlCopyPacket, Flags: nfqueue.NfQaCfgFlagGSO, AfFamily: unix.AF_UNSPEC})
+	q.nf, err = nfqueue.Open(&nfqueue.Config{NfQueue: num, MaxQueueLen: maxQueue,
+		Copymode: nfqueue.NfQnlCopyNone, Flags: nfqueue.NfQaCfgFlagGSO, AfFamily: unix.AF_UNSPEC})
 	if err != nil {
 		q.Close()
 		return nil, fmt.Errorf("open netfilter queue %d: %w", num, err)
@@ -90,7 +93,24 @@ func (q *Queue) Run(ctx context.Context, take func(ip []byte)) error {
 	if err := q.nf.RegisterWithErrorFunc(ctx, packet, failed); err != nil {
 		return fmt.Errorf("listen at the netfilter queue: %w: is another program there already?", err)
 	}
+	if err := q.begin(); err != nil {
+		return fmt.Errorf("begin to listen at the netfilter queue: %w", err)
+	}
 	return nil
+}
+
+// begin has the kernel hand packets out. Until then it drops them: one that came between the commands above would be
+// taken for an answer to them. This one asks for no answer.
+func (q *Queue) begin() error {
+	const config, params = unix.NFNL_SUBSYS_QUEUE<<8 | 2, 2 // NFQNL_MSG_CONFIG, NFQA_CFG_PARAMS
+	data := []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0}
+	data = binary.BigEndian.AppendUint16(data, q.number)
+	data = binary.NativeEndian.AppendUint16(data, 4+5) // of the attribute: a range of be32 and a mode of u8
+	data = binary.NativeEndian.AppendUint16(data, params)
+	data = binary.BigEndian.AppendUint32(data, 0xffff)
+	data = append(data, nfqueue.NfQnlCopyPacket, 0, 0, 0) // and padding
+	_, err := q.nf.Con.Send(netlink.Message{Header: netlink.Header{Type: config, Flags: netlink.Request}, Data: data})
+	return err
 }
 
 // Send sends an IP packet. What the kernel does not take is lost, like any packet, and comes again.

@@ -1,0 +1,52 @@
+package bypass
+
+import (
+	"time"
+
+	"sealgate/test/lab"
+)
+
+// mode is a way to steer: a column of the matrix.
+type mode struct {
+	name      string
+	configure func(p *lab.Plant)
+	start     func(s *site)
+	passes    bool // devices' own connections reach the broker, their content changed
+	bridge    bool // the gateway is a bridge
+}
+
+// modes are all ways to steer. Mode listen is none: nothing is installed, devices are told whom to dial, and one that
+// dials the broker reaches it.
+var modes = []mode{
+	{name: "tc, TCX", configure: routed("tc"), start: starts("attached=tcx")},
+	{name: "tc, clsact", configure: routed("tc"), start: startPrivately},
+	{name: "nfqueue", configure: routed("nfqueue"), start: starts(""), passes: true},
+}
+
+func routed(mode string) func(*lab.Plant) {
+	return func(p *lab.Plant) { p.Conf.Set("steer", "mode", mode) }
+}
+
+// starts starts gatewayd and waits for a line of its log.
+func starts(line string) func(*site) {
+	return func(s *site) {
+		s.StartGatewayd(s.t)
+		s.says(line)
+	}
+}
+
+func (s *site) says(line string) {
+	s.t.Helper()
+	if err := s.Gatewayd.AwaitLine(lab.Within(s.t, 40*time.Second), line); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// startPrivately starts gatewayd in a mount namespace of its own, as a service manager may: no pinned link would
+// outlive it there, so it attaches the other way.
+func startPrivately(s *site) {
+	s.Gatewayd = lab.Start(s.t, lab.Cmd{NS: s.GatewayNS(), Path: lab.NeedTool(s.t, "unshare"), Args: []string{
+		"--mount", "sh", "-c", `mount -t sysfs sysfs /sys && exec "$0" "$@"`, s.Programs.Gatewayd, "-config", s.ConfFile,
+	}})
+	s.says("attached=clsact")
+}

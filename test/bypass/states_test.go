@@ -1,0 +1,81 @@
+package bypass
+
+import (
+	"syscall"
+	"time"
+
+	"sealgate/test/lab"
+)
+
+// state is a state of a gateway, and how it comes there from the one before, under fire.
+type state struct {
+	letter string // in the matrix
+	name   string
+	serves bool // devices find somebody to talk to
+	enter  func(s *site)
+}
+
+// lifetime is what a gateway goes through.
+func lifetime() []state {
+	return []state{
+		{"", "undefended", true, func(*site) {}},
+		{"n", "set up, daemon never started", false, func(s *site) {
+			s.Setup(s.t)
+			s.guarded, _ = s.wire.Frames()
+		}},
+		{"u", "daemon up", true, func(s *site) {
+			s.StartControld(s.t)
+			s.mode.start(s)
+			s.awaitServed()
+		}},
+		{"l", "reload", true, func(s *site) {
+			s.Gatewayd.Signal(syscall.SIGHUP)
+			s.volley()
+			if err := s.Gatewayd.AwaitLine(lab.Within(s.t, 40*time.Second), "reload:"); err != nil {
+				s.t.Error(err)
+			}
+		}},
+		{"k", "kill -9", false, func(s *site) { s.Gatewayd.Kill() }},
+		{"r", "restart", true, func(s *site) {
+			s.mode.start(s)
+			s.awaitServed()
+		}},
+		{"i", "interface re-created", true, func(s *site) {
+			s.Topo.CutLAN(s.t)
+			s.Topo.LayLAN(s.t)
+			s.awaitServed()
+		}},
+		{"x", "interface re-created after kill -9", false, func(s *site) {
+			s.Gatewayd.Kill()
+			s.Topo.CutLAN(s.t)
+			s.Topo.LayLAN(s.t)
+		}},
+	}
+}
+
+// live takes the site through all states, and ends with all frames sent and the capture complete.
+func (s *site) live() {
+	s.t.Helper()
+	s.settle() // from here on the neighbours know each other
+	for i, st := range lifetime() {
+		s.state, s.where = i, st.name
+		st.enter(s)
+		own := s.kept
+		if st.serves {
+			own = s.open()
+			if s.kept == nil {
+				s.kept = s.open()
+			}
+		}
+		s.volley()
+		s.inject(own)
+		s.inject(s.kept)
+		s.settle()
+		if st.serves {
+			s.kept = s.open() // what they are now, is old in the next state
+		}
+	}
+	if err := s.wire.Stop(); err != nil {
+		s.t.Fatal(err)
+	}
+}
