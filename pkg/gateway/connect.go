@@ -187,9 +187,8 @@ func (c *conn) sealWillAs(w *mqttparse.Will, d policy.Decision, state *State, cl
 		}
 		w.Topic = wire
 	}
-	var props propertySplit
-	props.split(w.Properties)
-	w.Properties = props.outer
+	var inner []byte
+	inner, w.Properties = mqttparse.SplitProperties(w.Properties, nil, nil)
 	if clears {
 		return nil
 	}
@@ -197,7 +196,7 @@ func (c *conn) sealWillAs(w *mqttparse.Will, d policy.Decision, state *State, cl
 	if err != nil {
 		return refused(err)
 	}
-	if w.Payload, _, err = s.seal.Seal(nil, props.inner, w.Payload); err != nil {
+	if w.Payload, _, err = s.seal.Seal(nil, inner, w.Payload); err != nil {
 		return internalError(err)
 	}
 	return nil

@@ -54,6 +54,46 @@ func TestSealedIsOpened(t *testing.T) {
 	}
 }
 
+// A message is opened where its payload is to stand if the lengths before it have the usual number of bytes, and moved if they have not.
+func TestOpenedAtAllLengths(t *testing.T) {
+	lengths := []int{0, 10, 50, 118, 128, 16384}
+	for _, v := range []mqttparse.Version{mqttparse.V311, mqttparse.V5} {
+		for _, hide := range []bool{false, true} {
+			f := newFleet(t)
+			if hide {
+				f.hiding()
+			}
+			b := newBench(t, f.rotate(1), v, Config{})
+			b.connack(t, false)
+			s := f.sealer("default", "s/a")
+			if hide {
+				s = f.hidden("s/a")
+			}
+			for _, outer := range lengths {
+				for _, inner := range lengths {
+					for _, size := range append(lengths, 60, 110, 115, 120, 125, 16230, 16360, 16370, 16380) {
+						props := bytes.Repeat([]byte{mqttparse.PropSubscriptionID, 5}, outer/2)
+						var content []byte
+						if inner > 5 {
+							content = join([]byte{mqttparse.PropUserProperty, 0, 0, byte((inner - 5) >> 8), byte(inner - 5)}, bytes.Repeat([]byte("v"), inner-5))
+						}
+						m := s.withProps(content, string(bytes.Repeat([]byte("p"), size)), 0, 0)
+						m.Properties = props
+						got := b.receive(t, m)
+						want := join(props, content)
+						if v != mqttparse.V5 {
+							want = nil
+						}
+						if len(got) != 1 || len(got[0].Payload) != size || bytes.Count(got[0].Payload, []byte("p")) != size || !bytes.Equal(got[0].Properties, want) || string(got[0].Topic) != "s/a" {
+							t.Fatalf("%v, hidden %v, %d bytes of properties outside, %d inside, %d of payload: %d delivered", v, hide, outer, inner, size, len(got))
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
 func TestInnerPropertiesReplaceOuter(t *testing.T) {
 	inner := []byte{mqttparse.PropContentType, 0, 4, 't', 'e', 'x', 't'}
 	forged := []byte{mqttparse.PropContentType, 0, 4, 'e', 'v', 'i', 'l'}

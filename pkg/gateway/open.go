@@ -338,35 +338,29 @@ func (d *downPath) deliver(s *openStream, p *mqttparse.Publish, env *crypto.Enve
 // Remaining Length, topic length, packet id, property length.
 const headMost = 1 + 4 + 2 + 2 + 4
 
-// openInto appends the opened message: header, then the inner plaintext right where the
-// payload belongs. An inner plaintext begins with the length of its properties. In MQTT 5
-// the header ends with just that; before, that byte covers the last one of the header, which is
-// put back. Where that cannot be, because there is padding, or properties outside too, or the receiver takes none,
-// the message is opened further back and then moved to its header.
+// openInto appends the opened message: the inner plaintext first, and then the header before it. An inner plaintext begins with what a
+// header ends with, or has no use for: the topic name if that is hidden, and the length of the properties. So it is
+// opened as far behind the start as the header is long without these, and what follows them mostly stands where it belongs: always but where there is padding,
+// or a length takes more bytes than expected, or the receiver takes no properties or knows the topic by an alias.
 func (d *downPath) openInto(s *openStream, p *mqttparse.Publish, outer []byte, env *crypto.Envelope) (start int, err error) {
 	const tag = 16
 	v := d.c.version
 	head := *p
 	head.Properties = outer
-	if d.named == byAlias || s.hidden { // the name of a hidden one is inside
+	begins := 1   // the inner plaintext, with so many bytes that a header has too
+	if s.hidden { // the name is inside
+		head.Topic = nil
+		begins += 2
+	} else if d.named == byAlias {
 		head.Topic = nil
 	}
-	room := headMost + len(head.Topic) + len(outer)
-	if err := d.reserve(room + len(env.Ciphertext)); err != nil {
+	if err := d.reserve(headMost + len(head.Topic) + len(outer) + len(env.Ciphertext)); err != nil {
 		return 0, err
 	}
 	start = len(d.out.b)
-	out := d.out.b[:start+room]
-	at, last := start+room, byte(0)
-	inPlace := len(outer) == 0 && !s.hidden
-	if inPlace {
-		if out = mqttparse.AppendPublishHeader(d.out.b, v, &head, len(env.Ciphertext)-tag-1); out == nil {
-			return 0, crypto.ErrForged
-		}
-		at = len(out) - 1
-		last = out[at]
-	}
-	if out, err = s.open.Open(out[:at], env); err != nil {
+	at := start + mqttparse.HeadLen(v, &head, 0, len(env.Ciphertext)-tag-begins) - begins
+	out, err := s.open.Open(d.out.b[:at], env)
+	if err != nil {
 		return 0, err
 	}
 	inner := out[at:]
@@ -379,7 +373,6 @@ func (d *downPath) openInto(s *openStream, p *mqttparse.Publish, outer []byte, e
 		}
 	}
 	props, payload, err := crypto.SplitInner(inner)
-	inPlace = inPlace && len(inner) == crypto.InnerLen(len(props), len(payload)) // no padding
 	switch {
 	case err != nil:
 		return 0, err
@@ -388,38 +381,31 @@ func (d *downPath) openInto(s *openStream, p *mqttparse.Publish, outer []byte, e
 	}
 	if d.tells() {
 		if kept := withoutMarks(props); len(kept) < len(props) {
-			props, inPlace = out[len(out)-len(payload)-len(kept):len(out)-len(payload)], false
+			props = out[len(out)-len(payload)-len(kept) : len(out)-len(payload)]
 			copy(props, kept)
 		}
 	}
-	switch {
-	case inPlace && len(props) == 0:
-		out[at] = last // in MQTT 5 it is the same zero
-	case inPlace && v == mqttparse.V5:
-	default:
-		if out = rejoin(out, start, v, &head, props, payload); out == nil {
-			return 0, crypto.ErrForged
-		}
+	if out = rejoin(out, start, v, &head, props, payload); out == nil {
+		return 0, crypto.ErrForged
 	}
 	d.out.b = out
 	return start, nil
 }
 
-// rejoin moves an opened message, whose properties and payload are the end of out, to the header that belongs
-// before it, at start: with the properties of both sides, or with none for a receiver before MQTT 5. The header must
-// not be longer than what lies between.
+// rejoin puts the header that belongs before an opened message, whose properties and payload are the end of out, at start: with the
+// properties of both sides, or with none for a receiver before MQTT 5. The message moves to its header if it does not stand there. out has
+// room for the longest header.
 func rejoin(out []byte, start int, v mqttparse.Version, head *mqttparse.Publish, props, payload []byte) []byte {
 	if v != mqttparse.V5 {
 		props = nil
 	}
-	body := out[len(out)-len(props)-len(payload):]
-	n := mqttparse.HeadLen(v, head, len(props), len(payload))
-	size := len(body)
-	copy(out[start+n:], body)
-	if mqttparse.AppendPublishHead(out[:start], v, head, len(props), size-len(props)) == nil {
+	size := len(props) + len(payload)
+	at, n := len(out)-size, start+mqttparse.HeadLen(v, head, len(props), len(payload))
+	copy(out[n:n+size], out[at:])
+	if mqttparse.AppendPublishHead(out[:start], v, head, len(props), len(payload)) == nil {
 		return nil
 	}
-	return out[:start+n+size]
+	return out[:n+size]
 }
 
 // judge says whether an authentic message is new to this session, and if so remembers it:

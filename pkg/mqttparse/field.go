@@ -112,7 +112,7 @@ func (c *cursor) properties(t Type) (block []byte, found properties) {
 // checkText holds a UTF-8 Encoded String to MQTT-1.5.3-1 and -2 (MQTT 5: 1.5.4).
 // Control characters other than U+0000 pass: the standard only advises against them, and brokers accept them.
 func checkText(b []byte) *refusal {
-	if plain(b) {
+	if ascii(b) {
 		return nil
 	}
 	if !utf8.Valid(b) {
@@ -138,23 +138,58 @@ func checkName(b []byte) *refusal {
 	return nil
 }
 
+const (
+	ones = 0x0101010101010101
+	tops = 0x8080808080808080
+)
+
 // plain reports that b is all ASCII without U+0000, '+' and '#', the common case of a
 // topic name, looking at eight bytes at once. When false, the slow checks decide.
 func plain(b []byte) bool {
-	const ones, tops = 0x0101010101010101, 0x8080808080808080
-	for len(b) >= 8 {
-		w := binary.LittleEndian.Uint64(b)
-		plus, hash := w^'+'*ones, w^'#'*ones
-		// x-ones sets the top bit of the lowest zero byte of x, &^x clears it for bytes that had theirs set.
-		if (w|(w-ones)|(plus-ones)&^plus|(hash-ones)&^hash)&tops != 0 {
+	if len(b) < 8 {
+		return plainWord(shortWord(b))
+	}
+	last := binary.LittleEndian.Uint64(b[len(b)-8:]) // some of it perhaps for the second time
+	for len(b) > 8 {
+		if !plainWord(binary.LittleEndian.Uint64(b)) {
 			return false
 		}
 		b = b[8:]
 	}
-	for _, c := range b {
-		if c == 0 || c == '+' || c == '#' || c >= utf8.RuneSelf {
-			return false
-		}
+	return plainWord(last)
+}
+
+// plainWord is plain for the eight bytes of w.
+func plainWord(w uint64) bool {
+	plus, hash := w^'+'*ones, w^'#'*ones
+	// x-ones sets the top bit of the lowest zero byte of x, &^x clears it for bytes that had theirs set.
+	return (w|(w-ones)|(plus-ones)&^plus|(hash-ones)&^hash)&tops == 0
+}
+
+// ascii is plain for text in which '+' and '#' are nothing special.
+func ascii(b []byte) bool {
+	if len(b) < 8 {
+		w := shortWord(b)
+		return (w|(w-ones))&tops == 0
 	}
-	return true
+	w := binary.LittleEndian.Uint64(b[len(b)-8:])
+	found := w | (w - ones)
+	for len(b) > 8 {
+		w = binary.LittleEndian.Uint64(b)
+		found |= w | (w - ones)
+		b = b[8:]
+	}
+	return found&tops == 0
+}
+
+// shortWord fills a word with the bytes of b, fewer than eight, some of them twice, and with letters.
+func shortWord(b []byte) uint64 {
+	const letters = 0x6161616161616161
+	switch n := len(b); {
+	case n >= 4:
+		return uint64(binary.LittleEndian.Uint32(b)) | uint64(binary.LittleEndian.Uint32(b[n-4:]))<<32
+	case n > 0:
+		return letters&^0xffffff | uint64(b[0]) | uint64(b[n/2])<<8 | uint64(b[n-1])<<16
+	}
+	return letters
 }

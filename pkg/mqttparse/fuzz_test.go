@@ -73,6 +73,12 @@ func FuzzProperties(f *testing.F) {
 		if valid && it.Err() != nil {
 			t.Fatalf("block %x is valid, but walking it gives %v", b, it.Err())
 		}
+		// The quick scan of PUBLISH says nothing that the thorough one does not.
+		want, refused := scanProperties(PUBLISH, b)
+		var quick properties
+		if quick.scanUsual(b) && (refused != nil || quick != want) {
+			t.Fatalf("block %x: %+v at a glance, %+v looked at, error %v", b, quick, want, refused)
+		}
 	})
 }
 

@@ -263,16 +263,17 @@ func DescribesContent(id byte) bool { return contentProps>>id&1 != 0 }
 
 // runs are where a block changes between properties that describe the content and others.
 type runs struct {
-	at    [6]uint32 // where each begins
+	at    [3]uint32 // where each begins
 	n     uint8     // how many; len(at)+1: more than fit
 	other bool      // the first is of others
 }
 
-// add notes a property at b[at:].
+// add notes a run of properties that begins at b[at:].
 func (r *runs) add(at int, content bool) {
-	if r.n == 0 {
+	switch {
+	case r.n == 0:
 		r.other = !content
-	} else if content == r.content(int(r.n)-1) {
+	case content == ((r.n&1 == 0) == r.other): // as the run before
 		return
 	}
 	if int(r.n) < len(r.at) {
@@ -283,53 +284,45 @@ func (r *runs) add(at int, content bool) {
 	}
 }
 
-// content reports whether the i-th run is of content properties.
-func (r *runs) content(i int) bool { return (i&1 == 1) == r.other }
-
-// split sorts block, whose runs r are: views where each kind stands together, as it mostly does, otherwise, with
-// copied true, appended to content and rest.
-func (r *runs) split(block, content, rest []byte) (c, o []byte, copied bool) {
-	switch n := int(r.n); {
-	case n == 0:
-		return nil, nil, false
-	case n == 1 && r.other:
-		return nil, block, false
-	case n == 1:
-		return block, nil, false
-	case n == 2 && r.other:
-		return block[r.at[1]:], block[:r.at[1]:r.at[1]], false
-	case n == 2:
-		return block[:r.at[1]:r.at[1]], block[r.at[1]:], false
-	case n > len(r.at):
-		content, rest = SplitProperties(block, content, rest)
-		return content, rest, true
+// split sorts block, whose runs r are: views where each kind stands together, as it mostly does; otherwise what does not is appended
+// to scratch.
+func (r *runs) split(block, scratch []byte) (content, rest, used []byte) {
+	first, second := block, block[len(block):]
+	switch r.n {
+	case 0:
+		return nil, nil, scratch
+	case 1:
+	case 2:
+		first, second = block[:r.at[1]:r.at[1]], block[r.at[1]:]
+	case 3:
+		scratch = append(append(scratch, block[:r.at[1]]...), block[r.at[2]:]...)
+		first, second = scratch, block[r.at[1]:r.at[2]:r.at[2]]
 	default:
-		for i := range n {
-			end := len(block)
-			if i+1 < n {
-				end = int(r.at[i+1])
-			}
-			if run := block[r.at[i]:end]; r.content(i) {
-				content = append(content, run...)
-			} else {
-				rest = append(rest, run...)
-			}
-		}
-		return content, rest, true
+		scratch = appendKind(scratch, block, !r.other)
+		n := len(scratch)
+		scratch = appendKind(scratch, block, r.other)
+		first, second = scratch[:n:n], scratch[n:]
 	}
+	if r.other {
+		return second, first, scratch
+	}
+	return first, second, scratch
+}
+
+// appendKind appends those properties of a valid block that describe the content, or the others.
+func appendKind(dst, block []byte, content bool) []byte {
+	for it := Properties(block); it.Next(); {
+		if DescribesContent(it.ID()) == content {
+			dst = append(dst, it.Raw()...)
+		}
+	}
+	return dst
 }
 
 // SplitProperties sorts a valid property block: it appends those that describe the content to content, the others to
 // rest, both in their order.
 func SplitProperties(block, content, rest []byte) (c, o []byte) {
-	for it := Properties(block); it.Next(); {
-		if DescribesContent(it.ID()) {
-			content = append(content, it.Raw()...)
-		} else {
-			rest = append(rest, it.Raw()...)
-		}
-	}
-	return content, rest
+	return appendKind(content, block, true), appendKind(rest, block, false)
 }
 
 // ValidateProperties checks the property block b, without its length, of a packet of type t, or of
@@ -345,11 +338,11 @@ func ValidateProperties(t Type, b []byte) error {
 // ContentOnly reports whether b, without its length, is a valid property block of PUBLISH in which all properties
 // describe the content; see [DescribesContent].
 func ContentOnly(b []byte) bool {
-	found, err := scanProperties(PUBLISH, b)
-	return err == nil && found.seen&^contentProps == 0
+	var found properties
+	return found.scanPublish(b) == nil && found.seen&^contentProps == 0
 }
 
-// scanProperties is on the way of every message with properties: it looks at each of them once.
+// scanProperties judges the property block of a packet of type t, looking at each property once.
 func scanProperties(t Type, b []byte) (found properties, err *Error) {
 	if len(b) == 0 && t != AUTH {
 		return found, nil
@@ -381,6 +374,77 @@ func scanProperties(t Type, b []byte) (found properties, err *Error) {
 		return found, errAuthData.at(V5)
 	}
 	return found, nil
+}
+
+// scanPublish is scanProperties for PUBLISH, on the way of every message with properties.
+func (p *properties) scanPublish(b []byte) (err *Error) {
+	if p.scanUsual(b) {
+		return nil
+	}
+	*p, err = scanProperties(PUBLISH, b)
+	return err
+}
+
+// repeatable are the properties that a PUBLISH may hold more than once, one bit for each identifier.
+const repeatable uint64 = 1<<PropUserProperty | 1<<PropSubscriptionID
+
+// scanUsual finds what scanProperties would find in the block b of a PUBLISH. It reports false for whatever is wrong, and for what is right
+// but rare (text beyond ASCII, a subscription identifier over 127): scanProperties decides then.
+func (p *properties) scanUsual(b []byte) bool {
+	p.alias, p.runs.n = 0, 0
+	seen, last := uint64(0), false // last: the property before is of the content
+	for rest := b; len(rest) > 0; {
+		n, id := 0, rest[0]
+		switch id {
+		case PropUserProperty:
+			key := fieldEnd(rest, 1)
+			n = fieldEnd(rest, key)
+			if n > len(rest) || !ascii(rest[3:key]) || !ascii(rest[key+2:n]) {
+				return false
+			}
+		case PropContentType:
+			if n = fieldEnd(rest, 1); n > len(rest) || !ascii(rest[3:n]) {
+				return false
+			}
+		case PropResponseTopic:
+			if n = fieldEnd(rest, 1); n > len(rest) || !plain(rest[3:n]) {
+				return false
+			}
+		case PropCorrelationData:
+			n = fieldEnd(rest, 1)
+		case PropPayloadFormat:
+			if n = 2; len(rest) < n || rest[1] > 1 {
+				return false
+			}
+		case PropMessageExpiry:
+			n = 5
+		case PropTopicAlias:
+			if n = 3; len(rest) < n {
+				return false
+			}
+			if p.alias = binary.BigEndian.Uint16(rest[1:]); p.alias == 0 {
+				return false
+			}
+		case PropSubscriptionID:
+			if n = 2; len(rest) < n || rest[1] == 0 || rest[1] > 127 {
+				return false
+			}
+		default:
+			return false
+		}
+		bit := uint64(1) << (id & 63)
+		if n > len(rest) || seen&bit&^repeatable != 0 {
+			return false
+		}
+		if content := contentProps&bit != 0; content != last || seen == 0 {
+			p.runs.add(len(b)-len(rest), content)
+			last = content
+		}
+		seen |= bit
+		rest = rest[n:]
+	}
+	p.seen = seen
+	return true
 }
 
 // place notes that id was met in a packet of type t, if it may be there.

@@ -121,6 +121,57 @@ func TestPropertyRefusals(t *testing.T) {
 	}
 }
 
+// The quick scan of PUBLISH takes what is usual, and leaves to the thorough one what is not, right or wrong.
+func TestScanUsual(t *testing.T) {
+	pair := "\x26" + str("k") + str("v")
+	for _, tt := range []struct {
+		block string
+		want  bool
+	}{
+		{"", true},
+		{"\x01\x01\x02\x00\x00\x00\x09\x03" + str("a") + "\x08" + str("r/1") + "\x09" + str("\x00\xff") + "\x23\x00\x07" + pair, true},
+		{"\x0b\x7f\x0b\x01" + pair + pair, true},
+		{"\x03" + str("") + "\x26" + str("#") + str("four+"), true},
+		{"\x0b\x80\x01", false}, // right
+		{"\x03" + str("text/pläin"), false},
+		{"\x18\x00\x00\x00\x09", false}, // wrong
+		{"\x08" + str("a/+"), false},
+		{"\x01\x01\x01\x01", false},
+		{"\x23\x00\x00", false},
+		{"\x0b\x00", false},
+		{"\x26" + str("k") + "\x00", false},
+		{"\x26\x00\x05k", false},
+		{"\x7f", false},
+	} {
+		var got properties
+		if got.scanUsual([]byte(tt.block)) != tt.want {
+			t.Errorf("%x is usual: %v", tt.block, !tt.want)
+		}
+		if want, err := scanProperties(PUBLISH, []byte(tt.block)); tt.want && (err != nil || got != want) {
+			t.Errorf("%x: %+v at a glance, %+v looked at, error %v", tt.block, got, want, err)
+		}
+	}
+}
+
+// plain and ascii agree with the naive way, at every length and wherever the odd byte stands.
+func TestPlain(t *testing.T) {
+	for n := range 40 {
+		for at := range n {
+			b := bytes.Repeat([]byte("a"), n)
+			for c := range 256 {
+				b[at] = byte(c)
+				want := c != 0 && c < 0x80
+				if ascii(b) != want || plain(b) != (want && c != '+' && c != '#') {
+					t.Fatalf("%q: ASCII %v, plain %v", b, ascii(b), plain(b))
+				}
+			}
+		}
+		if slashes := bytes.Repeat([]byte("/"), n); !plain(slashes) || !ascii(slashes) {
+			t.Fatalf("%d slashes are not plain", n)
+		}
+	}
+}
+
 func TestPropertyIter(t *testing.T) {
 	var b, ids []byte
 	for id := range byte(len(table)) {
@@ -172,31 +223,33 @@ func TestContent(t *testing.T) {
 	for _, tt := range []struct {
 		props         []string
 		content, rest string
-		copied        bool
+		copied        string
 	}{
-		{nil, "", "", false},
-		{[]string{expiry}, "", expiry, false},
-		{[]string{format, user}, format + user, "", false},
-		{[]string{expiry, format, user}, format + user, expiry, false},
-		{[]string{format, user, expiry, sub}, format + user, expiry + sub, false},
-		{[]string{sub, user, expiry}, user, sub + expiry, true},
-		{[]string{format, expiry, user}, format + user, expiry, true},
-		{many, strings.Repeat(user, 5), strings.Repeat(sub, 5), true},
+		{nil, "", "", ""},
+		{[]string{expiry}, "", expiry, ""},
+		{[]string{format, user}, format + user, "", ""},
+		{[]string{expiry, format, user}, format + user, expiry, ""},
+		{[]string{format, user, expiry, sub}, format + user, expiry + sub, ""},
+		{[]string{sub, user, expiry}, user, sub + expiry, sub + expiry},
+		{[]string{format, expiry, user}, format + user, expiry, format + user},
+		{[]string{expiry, user, sub, format}, user + format, expiry + sub, expiry + sub + user + format},
+		{many, strings.Repeat(user, 5), strings.Repeat(sub, 5), strings.Repeat(user, 5) + strings.Repeat(sub, 5)},
 	} {
 		props := strings.Join(tt.props, "")
-		p := Publish{runs: runs{n: 3}}
+		p := Publish{found: properties{runs: runs{n: 3}}}
 		f, _, err := opened(t, FromServer, V5).Next(publish(0x30, "a", "", props)(V5))
 		if err == nil {
 			err = ParsePublish(f, V5, &p)
 		}
-		content, rest, copied := p.SplitContent([]byte("<"), []byte(">"))
-		if tt.copied {
-			tt.content, tt.rest = "<"+tt.content, ">"+tt.rest
+		scratch := make([]byte, 4, 64)
+		content, rest, used := p.SplitContent(scratch)
+		if err != nil || string(content) != tt.content || string(rest) != tt.rest || string(used) != tt.copied {
+			t.Errorf("%q: %q and %q, %q copied: %v", tt.props, content, rest, used, err)
 		}
-		if err != nil || string(content) != tt.content || string(rest) != tt.rest || copied != tt.copied {
-			t.Errorf("%q: %q and %q, %v: %v", tt.props, content, rest, copied, err)
+		if &used[:1][0] != &scratch[0] {
+			t.Errorf("%q: other memory is used", tt.props)
 		}
-		if want := tt.rest == "" || tt.rest == ">"; ContentOnly([]byte(props)) != want {
+		if want := tt.rest == ""; ContentOnly([]byte(props)) != want {
 			t.Errorf("%q: of the content alone: %v", tt.props, !want)
 		}
 	}

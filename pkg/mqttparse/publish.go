@@ -20,14 +20,14 @@ type Publish struct {
 	Properties []byte // MQTT 5: the property block without its length; nil before
 	Payload    []byte
 
-	runs runs // of Properties
+	found properties // in Properties
 }
 
 // SplitContent sorts p.Properties, as [ParsePublish] has set them: those that describe the content (see
-// [DescribesContent]) and the rest. Where each kind stands together it gives views; otherwise, with copied true, it
-// appends to content and rest.
-func (p *Publish) SplitContent(content, rest []byte) (c, o []byte, copied bool) {
-	return p.runs.split(p.Properties, content, rest)
+// [DescribesContent]) and the rest. Where each kind stands together it gives views; what does not is copied to
+// scratch, which is overwritten and comes back as used, perhaps grown.
+func (p *Publish) SplitContent(scratch []byte) (content, rest, used []byte) {
+	return p.found.runs.split(p.Properties, scratch[:0])
 }
 
 func checkPublishFlags(flags byte) *refusal {
@@ -60,7 +60,7 @@ func ParsePublish(f Frame, v Version, p *Publish) error {
 		return r.at(v)
 	}
 	p.Dup, p.Retain, p.QoS = flags&flagDup != 0, flags&flagRetain != 0, flags>>1&3
-	p.PacketID, p.TopicAlias, p.Properties, p.runs.n = 0, 0, nil, 0
+	p.PacketID, p.TopicAlias, p.Properties, p.found.runs.n = 0, 0, nil, 0
 	if p.QoS > 0 {
 		if len(b) < 2 {
 			return errShort.at(v)
@@ -86,16 +86,22 @@ func ParsePublish(f Frame, v Version, p *Publish) error {
 
 // parseProperties cuts the property block off the front of Payload.
 func (p *Publish) parseProperties(from Direction) error {
-	c := cursor{rest: p.Payload, v: V5}
-	block, found := c.properties(PUBLISH)
-	if c.err != nil {
-		return c.err
+	n, width := Varint(p.Payload)
+	end := width + n
+	switch {
+	case width < 0:
+		return errVarint.at(V5)
+	case width == 0 || end > len(p.Payload):
+		return errShort.at(V5)
 	}
-	if from == FromClient && found.has(PropSubscriptionID) {
+	block := p.Payload[width:end:end]
+	if err := p.found.scanPublish(block); err != nil {
+		return err
+	}
+	if from == FromClient && p.found.has(PropSubscriptionID) {
 		return errSubIDClient.at(V5)
 	}
-	p.Properties, p.Payload, p.TopicAlias = block, c.rest, found.alias
-	p.runs = found.runs
+	p.Properties, p.Payload, p.TopicAlias = block, p.Payload[end:], p.found.alias
 	return nil
 }
 

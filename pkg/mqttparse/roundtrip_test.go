@@ -33,7 +33,7 @@ func TestPublishRoundTrip(t *testing.T) {
 		if err := ParsePublish(f, tc.v, &got); err != nil {
 			t.Fatalf("%+v: %v", tc.want, err)
 		}
-		got.runs = runs{} // TestContent is of them
+		got.found = properties{} // TestContent is of it
 		if !reflect.DeepEqual(got, tc.want) {
 			t.Errorf("parsed %+v, want %+v", got, tc.want)
 		}
