@@ -27,7 +27,7 @@ func commands() []*command {
 		fleetInit(), fleetAdd(), fleetTicket(), fleetTickets(), fleetServe(), fleetRevoke(),
 		policySign(), policyPublish(),
 		subCommand(), pubCommand(), watchCommand(),
-		statusCommand(), rotateCommand(), doctorCommand(), versionCommand(),
+		setupCommand(), statusCommand(), rotateCommand(), doctorCommand(), versionCommand(),
 	}
 }
 

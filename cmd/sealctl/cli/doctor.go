@@ -163,7 +163,7 @@ func (f *findings) brokers(ctx context.Context, cfg *config.Config) {
 // kernel asks gatewayd what steering needs, and has: the code that tries it is gatewayd's alone. What another mode than
 // the configured one would need is told, and is no fault.
 func (f *findings) kernel(ctx context.Context, mode string) {
-	program, err := findGatewayd()
+	program, err := findBeside("gatewayd")
 	if err != nil {
 		f.note("kernel", "not checked: gatewayd is not installed here, beside sealctl or on PATH")
 		return
@@ -189,13 +189,13 @@ func (f *findings) kernel(ctx context.Context, mode string) {
 	}
 }
 
-// findGatewayd returns the gatewayd beside this program, else the one on PATH.
-func findGatewayd() (string, error) {
+// findBeside returns the program of that name beside this one, else the one on PATH.
+func findBeside(name string) (string, error) {
 	if self, err := os.Executable(); err == nil {
-		beside := filepath.Join(filepath.Dir(self), "gatewayd")
+		beside := filepath.Join(filepath.Dir(self), name)
 		if info, err := os.Stat(beside); err == nil && info.Mode().IsRegular() {
 			return beside, nil
 		}
 	}
-	return exec.LookPath("gatewayd")
+	return exec.LookPath(name)
 }
