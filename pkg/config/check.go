@@ -74,14 +74,13 @@ func (c *checker) is(r Role) bool { return slices.Contains(c.roles, r) }
 func (c *checker) steer(raw *steerFile) Steer {
 	s := Steer{Mode: raw.Mode, LAN: raw.LAN, Uplink: raw.Uplink, Bridge: raw.Bridge, Listen: raw.Listen, SpoofSource: raw.SpoofSource}
 	switch raw.Mode {
-	case ModeTC, ModeListen, ModeNFQueue:
-	case ModeTProxy, ModeRedirect:
-		c.Add("steer.mode", "%q is not in this version: use \"tc\", \"nfqueue\" or \"listen\"", raw.Mode)
+	case ModeListen:
+	case ModeTC, ModeTProxy, ModeRedirect, ModeNFQueue:
+		if len(raw.LAN) == 0 && c.is(Gateway) {
+			c.Add("steer.lan", "missing: mode %q needs the interfaces on the device side, for example lan = [\"br-lan\"]", raw.Mode)
+		}
 	default:
-		c.Add("steer.mode", "%q: use \"tc\", \"nfqueue\" or \"listen\"", raw.Mode)
-	}
-	if (raw.Mode == ModeTC || raw.Mode == ModeNFQueue) && len(raw.LAN) == 0 && c.is(Gateway) {
-		c.Add("steer.lan", "missing: mode %q needs the interfaces on the device side, for example lan = [\"br-lan\"]", raw.Mode)
+		c.Add("steer.mode", "%q: use \"tc\", \"tproxy\", \"redirect\", \"nfqueue\" or \"listen\"", raw.Mode)
 	}
 	if raw.Bridge != "" {
 		c.Add("steer.bridge", "%q: steering between the ports of a bridge is not in this version: remove it", raw.Bridge)

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,7 +12,10 @@ import (
 // is silent, and a limit on unacknowledged data while we send. MQTT's own keep-alive is the
 // broker's business. All of it is best effort.
 func watchPeer(c net.Conn) {
-	tcp, ok := c.(*net.TCPConn)
+	tcp, ok := c.(interface { // *net.TCPConn, or one in it
+		SetKeepAliveConfig(net.KeepAliveConfig) error
+		syscall.Conn
+	})
 	if !ok {
 		return
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -17,30 +18,65 @@ import (
 
 // Ability is one thing that this kernel and this process can do, or cannot and why.
 type Ability struct {
-	Name   string // short, stable; see Abilities
-	Mode   string // the mode that needs it; empty: each that steers
-	OK     bool
-	Detail string // what it is for and, when not OK, what is missing; one line
+	Name    string // short, stable; see Abilities
+	OK      bool
+	Untried bool   // not OK for want of privilege: it may yet be there
+	Detail  string // what it is for and, when not OK, what is missing; one line
 }
 
 // abilities in the order in which a mode needs them. Each is tried for real.
 var abilities = []struct {
-	name, mode, use string
-	try             func(*program) error
+	name, use string
+	try       func(*program) error
 }{
-	{"nf_tables", "", "the guard", func(*program) error { return installGuard([]uint16{1883}, nil) }},
-	{"policy-route", ModeTC, "delivery to the gateway", func(*program) error { return installRoutes([]string{"sealgate0"}, []uint16{1883}) }},
-	{"transparent", ModeTC, "the listener", tryListener},
-	{"sk_assign", ModeTC, "the classifier", tryProgram},
-	{"tcx", ModeTC, "attaching, first choice", tryTCX},
-	{"bpffs", ModeTC, "attaching by tcx for good", func(*program) error { return tryBPFFS() }},
-	{"clsact", ModeTC, "attaching, second choice", tryClsact},
-	{"nfqueue", ModeNFQueue, "packets in passing", func(*program) error { return tryQueue() }},
+	{"nf_tables", "the guard", func(*program) error { return installGuard([]uint16{1883}, nil) }},
+	{"policy-route", "delivery to the gateway", func(*program) error { return installRoutes([]string{"sealgate0"}, []uint16{1883}) }},
+	{"transparent", "the listener", tryListener},
+	{"sk_assign", "the classifier", tryProgram},
+	{"tcx", "attaching, first choice", tryTCX},
+	{"bpffs", "attaching by tcx for good", func(*program) error { return tryBPFFS() }},
+	{"clsact", "attaching, second choice", tryClsact},
+	{"nft-tproxy", "leading connections to the listener", func(*program) error { return tryInterception(ModeTProxy) }},
+	{"nft-redirect", "leading connections to the listener", func(*program) error { return tryInterception(ModeRedirect) }},
+	{"nfqueue", "packets in passing", func(*program) error { return tryQueue() }},
+	{"conntrack", "forgetting connections from before", func(*program) error { return tryForget() }},
 }
 
-// Abilities tries what the modes need, in an empty network namespace that goes again. For each: nf_tables. For mode tc:
-// policy-route, transparent, sk_assign, and tcx with bpffs or else clsact. For mode nfqueue: nfqueue. It changes
-// nothing outside.
+// modes are those that steer, the best first, with what each cannot do without. Of mode tc's ways to attach, one is
+// enough: tcx with bpffs, or clsact.
+var modes = []struct {
+	mode  string
+	needs [][]string
+}{
+	{ModeTC, [][]string{{"nf_tables", "policy-route", "transparent", "sk_assign", "clsact"},
+		{"nf_tables", "policy-route", "transparent", "sk_assign", "tcx", "bpffs"}}},
+	{ModeTProxy, [][]string{{"nf_tables", "policy-route", "transparent", "nft-tproxy"}}},
+	{ModeRedirect, [][]string{{"nf_tables", "policy-route", "nft-redirect"}}},
+	{ModeNFQueue, [][]string{{"nf_tables", "nfqueue"}}},
+}
+
+// Modes says of each mode that steers, the best first, whether all that it needs is in list; where not, Detail is that of
+// what is missing. Mode listen needs nothing and is not among them.
+func Modes(list []Ability) []Ability {
+	verdicts := make([]Ability, 0, len(modes))
+	for _, m := range modes {
+		v := Ability{Name: m.mode}
+		for _, needs := range m.needs {
+			missing := slices.IndexFunc(list, func(a Ability) bool { return !a.OK && slices.Contains(needs, a.Name) })
+			if missing < 0 {
+				v = Ability{Name: m.mode, OK: true, Detail: "this kernel can"}
+				break
+			}
+			if v.Detail == "" {
+				v.Untried, v.Detail = list[missing].Untried, "this kernel cannot: "+list[missing].Name+": "+list[missing].Detail
+			}
+		}
+		verdicts = append(verdicts, v)
+	}
+	return verdicts
+}
+
+// Abilities tries what the modes need, in an empty network namespace that goes again, and changes nothing outside.
 func Abilities() []Ability {
 	done := make(chan []Ability)
 	go func() {
@@ -64,19 +100,19 @@ func probe(unshared error) []Ability {
 		if err == nil {
 			err = a.try(p)
 		}
-		list = append(list, ability(a.name, a.mode, a.use, err))
+		list = append(list, ability(a.name, a.use, err))
 	}
 	return list
 }
 
-func ability(name, mode, use string, err error) Ability {
+func ability(name, use string, err error) Ability {
 	switch {
 	case err == nil:
-		return Ability{name, mode, true, use}
+		return Ability{Name: name, OK: true, Detail: use}
 	case errors.Is(err, unix.EPERM):
-		return Ability{name, mode, false, fmt.Sprintf("%s: not tried: run as root to find out", use)}
+		return Ability{Name: name, Untried: true, Detail: use + ": not tried: run as root to find out"}
 	}
-	return Ability{name, mode, false, fmt.Sprintf("%s: %v", use, err)}
+	return Ability{Name: name, Detail: fmt.Sprintf("%s: %v", use, err)}
 }
 
 func tryListener(*program) error {
@@ -132,6 +168,16 @@ func tryClsact(p *program) error {
 		return errNoClassifier
 	}
 	return attachClsact(p.objects.SealgateSteer, lo)
+}
+
+func tryInterception(mode string) error {
+	i := interception{mode: mode, lan: []string{"sealgate0"}, ports: []uint16{1883}, listener: redirectFirst}
+	return i.install()
+}
+
+func tryForget() error {
+	_, err := Forget(Options{Ports: []uint16{1883}})
+	return err
 }
 
 func tryQueue() error {

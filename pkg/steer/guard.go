@@ -59,6 +59,9 @@ func installGuard(ports []uint16, lan []string) error {
 			}
 		}
 	}
+	if lan != nil && installGuard(ports, nil) == nil { // which drops what cannot be queued
+		return fmt.Errorf("install the queue: %w: this kernel lacks nftables' queue (CONFIG_NFT_QUEUE or CONFIG_NFT_COMPAT with CONFIG_NETFILTER_XT_TARGET_NFQUEUE; OpenWrt: kmod-nft-queue, kmod-nfnetlink-queue)", err)
+	}
 	return guardError("install the guard", err)
 }
 
@@ -67,29 +70,15 @@ func (g *guard) write() error {
 	if err != nil {
 		return err
 	}
-	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
-	c.AddTable(t) // so that deleting it cannot fail
-	c.DelTable(t)
-	c.AddTable(t)
-	set := &nftables.Set{Table: t, Name: guardPortSet, KeyType: nftables.TypeInetService}
-	var elements []nftables.SetElement
-	for _, p := range sortedPorts(g.ports) {
-		elements = append(elements, nftables.SetElement{Key: binaryutil.BigEndian.PutUint16(p)})
-	}
-	if err := c.AddSet(set, elements); err != nil {
+	t, set, err := replaceTable(c, tableName, g.ports)
+	if err != nil {
 		return err
 	}
 	if g.queue != nil {
 		g.writeQueue(c, t, set)
 	}
-	chain := c.AddChain(&nftables.Chain{
-		Name: guardChain, Table: t, Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityRef(guardPriority),
-	})
-	rule := func(parts ...[]expr.Any) {
-		parts = append(parts, []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop}})
-		c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: slices.Concat(parts...)})
-	}
+	chain := addChain(c, t, guardChain, nftables.ChainTypeFilter, nftables.ChainHookForward, guardPriority)
+	rule := func(parts ...[]expr.Any) { appendRule(c, chain, append(parts, drop())...) }
 	rule(isTCP(), toPorts(set))
 	if g.conntrack {
 		rule(isInvalid(), isTCP(), toPorts(set))
@@ -98,6 +87,32 @@ func (g *guard) write() error {
 	rule(isFamily(unix.NFPROTO_IPV6), isTCP(), isIPv6Fragment())
 	rule(isProtocol(unix.IPPROTO_AH))
 	return c.Flush()
+}
+
+// replaceTable begins a transaction that puts a new table, with a set of ports, in the place of an old one.
+func replaceTable(c *nftables.Conn, name string, ports []uint16) (*nftables.Table, *nftables.Set, error) {
+	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: name}
+	c.AddTable(t) // so that deleting it cannot fail
+	c.DelTable(t)
+	c.AddTable(t)
+	set := &nftables.Set{Table: t, Name: guardPortSet, KeyType: nftables.TypeInetService}
+	var elements []nftables.SetElement
+	for _, p := range sortedPorts(ports) {
+		elements = append(elements, nftables.SetElement{Key: binaryutil.BigEndian.PutUint16(p)})
+	}
+	return t, set, c.AddSet(set, elements)
+}
+
+func addChain(c *nftables.Conn, t *nftables.Table, name string, typ nftables.ChainType, hook *nftables.ChainHook, priority nftables.ChainPriority) *nftables.Chain {
+	return c.AddChain(&nftables.Chain{Name: name, Table: t, Type: typ, Hooknum: hook, Priority: &priority})
+}
+
+func appendRule(c *nftables.Conn, chain *nftables.Chain, parts ...[]expr.Any) {
+	c.AddRule(&nftables.Rule{Table: chain.Table, Chain: chain, Exprs: slices.Concat(parts...)})
+}
+
+func drop() []expr.Any {
+	return []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop}}
 }
 
 func isTCP() []expr.Any { return isProtocol(unix.IPPROTO_TCP) }
@@ -153,16 +168,18 @@ func isIPv6Fragment() []expr.Any {
 	}
 }
 
-// removeGuard deletes the table; a table that is not there is no error.
-func removeGuard() error {
+func removeGuard() error { return guardError("remove the guard", removeTable(tableName)) }
+
+// removeTable deletes a table; one that is not there is no error.
+func removeTable(name string) error {
 	c, err := nftables.New()
 	if err != nil {
-		return guardError("remove the guard", err)
+		return err
 	}
-	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
+	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: name}
 	c.AddTable(t)
 	c.DelTable(t)
-	return guardError("remove the guard", c.Flush())
+	return c.Flush()
 }
 
 // checkGuard tells whether the guard stands and covers the ports.
@@ -206,10 +223,15 @@ func guardError(doing string, err error) error {
 		return nil
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("%s: %w: run as root or with CAP_NET_ADMIN", doing, err)
-	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
+	case isMissing(err):
 		return fmt.Errorf("%s: %w: this kernel lacks nf_tables or a part of it (CONFIG_NF_TABLES_INET; OpenWrt: kmod-nft-core)", doing, err)
 	}
 	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// isMissing tells whether the kernel has refused for want of a part.
+func isMissing(err error) bool {
+	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT)
 }
 
 func sortedPorts(ports []uint16) []uint16 {

@@ -30,6 +30,9 @@ func listenInPath(ctx context.Context, o Options, log *slog.Logger) (*Steering, 
 		q.Close()
 		return nil, err
 	}
+	if err := clearOthers(o.Mode); err != nil {
+		log.Warn("cannot remove what another mode has left; it may keep devices cut off", "error", err.Error())
+	}
 	close(s.done)
 	context.AfterFunc(ctx, carrier.Shut)
 	return s, nil

@@ -37,13 +37,9 @@ func openPlain(ctx context.Context, addr string) (net.Listener, error) {
 func openTransparent(ctx context.Context) (*net.TCPListener, error) {
 	var errs []error
 	for _, addr := range []string{"[::1]:0", "127.0.0.1:0"} {
-		lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-			return controlTransparent(c, addr[0] == '[')
-		}}
-		lc.SetMultipathTCP(false) // an MPTCP listener cannot be assigned
-		l, err := lc.Listen(ctx, "tcp", addr)
+		l, err := listenTransparent(ctx, addr)
 		if err == nil {
-			return l.(*net.TCPListener), nil
+			return l, nil
 		}
 		if errors.Is(err, unix.EPERM) {
 			return nil, fmt.Errorf("open the transparent listener: %w: run gatewayd as root or with CAP_NET_ADMIN", err)
@@ -51,6 +47,18 @@ func openTransparent(ctx context.Context) (*net.TCPListener, error) {
 		errs = append(errs, err)
 	}
 	return nil, fmt.Errorf("open the transparent listener: %w", errors.Join(errs...))
+}
+
+func listenTransparent(ctx context.Context, addr string) (*net.TCPListener, error) {
+	lc := net.ListenConfig{Control: func(network, _ string, c syscall.RawConn) error {
+		return controlTransparent(c, network == "tcp6")
+	}}
+	lc.SetMultipathTCP(false) // an MPTCP listener cannot be assigned
+	l, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.TCPListener), nil
 }
 
 func controlTransparent(c syscall.RawConn, ipv6 bool) error {
@@ -74,6 +82,7 @@ func controlTransparent(c syscall.RawConn, ipv6 bool) error {
 type acceptor struct {
 	*net.TCPListener
 	ports    []uint16
+	original bool // mode redirect: ask the kernel what the device dialled
 	allowOwn bool // connections to the gateway's own addresses are welcome
 	log      *slog.Logger
 	own      atomic.Pointer[map[netip.Addr]bool] // set by the watcher
@@ -82,28 +91,40 @@ type acceptor struct {
 }
 
 func newAcceptor(l *net.TCPListener, o Options, log *slog.Logger) *acceptor {
-	a := &acceptor{TCPListener: l, ports: slices.Clone(o.Ports), allowOwn: o.FixedBroker, log: log}
+	a := &acceptor{TCPListener: l, ports: slices.Clone(o.Ports), original: o.Mode == ModeRedirect, allowOwn: o.FixedBroker, log: log}
 	a.own.Store(&map[netip.Addr]bool{})
 	return a
 }
 
-// Accept returns the next steered connection, a *net.TCPConn. Its LocalAddr is the address that the device dialled;
-// an IPv4 address may come in its IPv6 form (netip.Addr.Unmap turns it back).
+// Accept returns the next steered connection, a *net.TCPConn or one in it. Its LocalAddr is the address that the device
+// dialled; an IPv4 address may come in its IPv6 form (netip.Addr.Unmap turns it back).
 func (a *acceptor) Accept() (net.Conn, error) {
 	for {
 		conn, err := a.AcceptTCP()
 		if err != nil {
 			return nil, err
 		}
-		reason := a.refuse(conn.LocalAddr().(*net.TCPAddr).AddrPort())
+		accepted, reason := a.judge(conn)
 		if reason == "" {
-			return conn, nil
+			return accepted, nil
 		}
 		a.refused.Add(1)
 		a.warn(conn, reason)
 		conn.SetLinger(0)
 		conn.Close()
 	}
+}
+
+// judge returns the connection with the address that was dialled, or says why it may not be served.
+func (a *acceptor) judge(conn *net.TCPConn) (accepted net.Conn, reason string) {
+	if !a.original {
+		return conn, a.refuse(conn.LocalAddr().(*net.TCPAddr).AddrPort())
+	}
+	dst, err := originalDestination(conn)
+	if err != nil {
+		return nil, err.Error()
+	}
+	return &redirected{conn, net.TCPAddrFromAddrPort(dst)}, a.refuse(dst)
 }
 
 // refuse says why a connection to dst may not be served, or nothing. Without a fixed broker gatewayd dials what the
@@ -131,15 +152,9 @@ func (a *acceptor) warn(conn net.Conn, reason string) {
 
 // refreshOwn reads the gateway's own addresses.
 func (a *acceptor) refreshOwn() error {
-	addrs, err := net.InterfaceAddrs()
+	own, err := ownAddresses()
 	if err != nil {
-		return fmt.Errorf("list the gateway's own addresses: %w", err)
-	}
-	own := make(map[netip.Addr]bool, len(addrs))
-	for _, addr := range addrs {
-		if prefix, err := netip.ParsePrefix(addr.String()); err == nil {
-			own[prefix.Addr().Unmap()] = true
-		}
+		return err
 	}
 	a.own.Store(&own)
 	return nil

@@ -30,12 +30,16 @@ type plant struct {
 	marks   int
 }
 
-func newPlant(t *testing.T, attach string) *plant {
+// way is a way to attach in mode tc, "" for any, or another mode.
+func newPlant(t *testing.T, way string) *plant {
 	t.Helper()
 	lab.NeedRoot(t)
 	p := &plant{Topology: lab.NewTopology(t), t: t}
 	p.options = Options{
-		Mode: ModeTC, LAN: []string{p.LAN}, Uplink: []string{p.Up}, Ports: []uint16{steered}, Attach: attach, ConfigFile: "F",
+		Mode: ModeTC, LAN: []string{p.LAN}, Uplink: []string{p.Up}, Ports: []uint16{steered}, Attach: way, ConfigFile: "F",
+	}
+	if way == ModeTProxy || way == ModeRedirect {
+		p.options.Mode, p.options.Attach = way, ""
 	}
 	for _, addr := range []string{lab.BrokerIP4, lab.BrokerIP6} {
 		for _, port := range []int{steered, other} {
@@ -93,7 +97,7 @@ func (p *plant) start(env ...string) *lab.Proc {
 
 // says waits for a line on a daemon's standard output.
 func (p *plant) says(d *lab.Proc, text string) error {
-	return d.Await(lab.Within(p.t, 10*time.Second), func(out, _ []string) bool { return lab.HasLine(out, text) })
+	return d.Await(lab.Within(p.t, 30*time.Second), func(out, _ []string) bool { return lab.HasLine(out, text) })
 }
 
 func (p *plant) launch(env ...string) *lab.Proc {
@@ -111,7 +115,7 @@ func (p *plant) launch(env ...string) *lab.Proc {
 
 // greeting dials from the sensor and returns the first line that the other side says.
 func (p *plant) greeting(addr string, port int) (string, error) {
-	conn, line, err := p.dial(addr, port, 5*time.Second)
+	conn, line, err := p.dial(addr, port, 30*time.Second)
 	if err == nil {
 		conn.Close()
 	}
@@ -126,13 +130,18 @@ func (p *plant) dial(addr string, port int, patience time.Duration) (net.Conn, s
 		return nil, "", err
 	}
 	conn.SetDeadline(time.Now().Add(patience))
-	line, err := bufio.NewReader(conn).ReadString('\n')
+	line, err := firstLine(conn)
 	if err != nil {
 		conn.Close()
 		return nil, "", err
 	}
 	conn.SetDeadline(time.Time{})
-	return conn, strings.TrimSpace(line), nil
+	return conn, line, nil
+}
+
+func firstLine(conn net.Conn) (string, error) {
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	return strings.TrimSpace(line), err
 }
 
 // mustGreet expects an answer of the broker's own ("broker") or, through the daemon, the dialled address.
@@ -250,6 +259,9 @@ func (p *plant) mac(ns *lab.Namespace, name string) net.HardwareAddr {
 	p.t.Helper()
 	return ns.MAC(p.t, name)
 }
+
+// classifies tells whether there is a classifier, with counters.
+func (p *plant) classifies() bool { return p.options.Mode == ModeTC }
 
 // counters asks a daemon.
 func (p *plant) counters(d *lab.Proc) (c Counters) {

@@ -5,7 +5,8 @@
 // the steered ports) and a policy route (which turns the same packets towards the local host, where nothing answers).
 // Both stay when gatewayd dies; Teardown removes them. Listen opens the listener, loads the tc classifier and attaches
 // it to every LAN interface; the classifier hands each packet of a steered connection to the listener or, where there
-// is none, drops it. The local address of an accepted connection is the address that the device dialled.
+// is none, drops it. Where a kernel cannot run it, nftables does as much, by its tproxy or its redirect. The local
+// address of an accepted connection is the address that the device dialled.
 //
 // Mode "listen" is an ordinary TCP listener: Setup and Teardown have nothing to do and no privilege is needed.
 //
@@ -83,7 +84,7 @@ func Teardown(o Options) error {
 	if err := needCapabilities("remove the guard and the policy route", capNetAdmin); err != nil {
 		return err
 	}
-	return errors.Join(detachAll(), removeRoutes(), removeGuard())
+	return errors.Join(detachAll(), removeInterception(), removeRoutes(), removeGuard())
 }
 
 // Steering is a running redirection.
@@ -95,15 +96,15 @@ type Steering struct {
 	unhear   func()          // likewise; ends what listens to the classifier
 	queue    *inpath.Queue   // mode nfqueue, else nil
 	carrier  *inpath.Carrier // likewise
-	acceptor *acceptor       // mode tc, else nil, like the next two
-	program  *program
+	acceptor *acceptor       // modes tc, tproxy and redirect, else nil
+	program  *program        // mode tc, else nil, like the next
 	attacher *attacher
 	stop     context.CancelFunc
 	done     chan struct{} // closed when the watcher has ended
 }
 
-// Listen opens the listener and, in mode tc, attaches the classifier to the LAN interfaces. It refuses to steer when
-// Setup has not been run. When ctx ends the listener closes; Close releases the rest.
+// Listen opens the listener and leads the connections of the LAN interfaces to it: in mode tc by the classifier, in the
+// modes tproxy and redirect by an nftables table of its own. It refuses to steer when Setup has not been run. When ctx ends the listener closes; Close releases the rest.
 func Listen(ctx context.Context, o Options, log *slog.Logger) (*Steering, error) {
 	if err := o.check(); err != nil {
 		return nil, err
@@ -129,7 +130,7 @@ func listen(ctx context.Context, o Options, log *slog.Logger) (*Steering, error)
 	case ModeNFQueue:
 		return listenInPath(ctx, o, log)
 	}
-	return listenTC(ctx, o, log)
+	return listenSteered(ctx, o, log)
 }
 
 func listenPlain(ctx context.Context, o Options) (*Steering, error) {
@@ -141,23 +142,34 @@ func listenPlain(ctx context.Context, o Options) (*Steering, error) {
 	return &Steering{Listener: l}, nil
 }
 
-func listenTC(ctx context.Context, o Options, log *slog.Logger) (*Steering, error) {
-	if err := needCapabilities("steer in mode tc", capNetAdmin, capBPF); err != nil {
+func listenSteered(ctx context.Context, o Options, log *slog.Logger) (*Steering, error) {
+	need := []capability{capNetAdmin}
+	if o.Mode == ModeTC {
+		need = append(need, capBPF)
+	}
+	if err := needCapabilities("steer in mode "+o.Mode, need...); err != nil {
 		return nil, err
 	}
 	if err := checkSetup(o); err != nil {
 		return nil, err
 	}
-	l, err := openTransparent(ctx)
+	l, err := o.openListener(ctx)
 	if err != nil {
 		return nil, err
 	}
 	s := &Steering{acceptor: newAcceptor(l, o, log), done: make(chan struct{})}
 	s.Listener = s.acceptor
-	w, err := s.begin(l, o, log)
+	begin := s.intercept
+	if o.Mode == ModeTC {
+		begin = s.begin
+	}
+	w, err := begin(l, o, log)
 	if err != nil {
 		s.release()
 		return nil, err
+	}
+	if err := clearOthers(o.Mode); err != nil {
+		log.Warn("cannot remove what another mode has left; it may keep devices cut off", "error", err.Error())
 	}
 	ctx, s.stop = context.WithCancel(ctx)
 	go func() { defer close(s.done); w.run(ctx) }()
@@ -187,6 +199,17 @@ func (s *Steering) begin(l *net.TCPListener, o Options, log *slog.Logger) (w *wa
 		return nil, err
 	}
 	return w, nil
+}
+
+// clearOthers removes what takes packets in other modes. It would drop them before they come to this one.
+func clearOthers(mode string) error {
+	switch mode {
+	case ModeTC:
+		return removeInterception()
+	case ModeTProxy, ModeRedirect:
+		return detachAll()
+	}
+	return errors.Join(detachAll(), removeInterception())
 }
 
 // Shut takes no new connections. Those that are open go on until Close.
@@ -245,9 +268,7 @@ func (o *Options) check() error {
 			return errors.New("steer.listen: empty; mode \"listen\" needs host:port, for example 127.0.0.1:1883")
 		}
 		return nil
-	case ModeTC, ModeNFQueue:
-	case ModeTProxy, ModeRedirect:
-		return fmt.Errorf("steer.mode: %q is not in this version; use \"tc\" or \"nfqueue\" on a routed gateway, or \"listen\"", o.Mode)
+	case ModeTC, ModeTProxy, ModeRedirect, ModeNFQueue:
 	default:
 		return fmt.Errorf("steer.mode: %q is not a mode; use \"tc\" on a routed gateway or \"listen\"", o.Mode)
 	}
@@ -262,7 +283,7 @@ func (o *Options) check() error {
 
 func (o *Options) checkLAN() error {
 	if len(o.LAN) == 0 {
-		return errors.New("steer.lan: empty; mode \"tc\" needs the interfaces that devices are behind")
+		return fmt.Errorf("steer.lan: empty; mode %q needs the interfaces that devices are behind", o.Mode)
 	}
 	for _, name := range o.LAN {
 		if name == "" || len(name) > maxInterfaceName || !validInterfaceName(name) {

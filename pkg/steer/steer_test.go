@@ -21,8 +21,7 @@ func TestRefused(t *testing.T) {
 		key, word string
 		change    func(*Options)
 	}{
-		{"steer.mode", "tproxy", func(o *Options) { o.Mode = ModeTProxy }},
-		{"steer.mode", "redirect", func(o *Options) { o.Mode = ModeRedirect }},
+		{"steer.lan", "redirect", func(o *Options) { o.Mode, o.LAN = ModeRedirect, nil }},
 		{"steer.mode", `""`, func(o *Options) { o.Mode = "" }},
 		{"steer.bridge", "not in this version", func(o *Options) { o.Bridge = "br0" }},
 		{"steer.spoof_source", "not in this version", func(o *Options) { o.SpoofSource = true }},
@@ -125,12 +124,12 @@ func TestAbilities(t *testing.T) {
 			t.Errorf("%s: detail %q", a.Name, a.Detail)
 		}
 	}
-	want := []string{"nf_tables", "policy-route", "transparent", "sk_assign", "tcx", "bpffs", "clsact", "nfqueue"}
+	want := []string{"nf_tables", "policy-route", "transparent", "sk_assign", "tcx", "bpffs", "clsact", "nft-tproxy", "nft-redirect", "nfqueue", "conntrack"}
 	if !slices.Equal(names, want) {
 		t.Errorf("abilities %q", names)
 	}
 	lab.NeedRoot(t)
-	for _, a := range list {
+	for _, a := range append(list, Modes(list)...) {
 		if !a.OK {
 			t.Errorf("%s: %s", a.Name, a.Detail)
 		}

@@ -14,7 +14,7 @@ import (
 // watcher follows the kernel's announcements: an interface that is made again gets the classifier again, and a change
 // of the gateway's own addresses reaches the acceptor.
 type watcher struct {
-	attacher *attacher
+	attacher *attacher // nil where names of interfaces are enough
 	acceptor *acceptor
 	log      *slog.Logger
 	*subscription
@@ -110,6 +110,9 @@ func (w *watcher) follow(ctx context.Context) bool {
 func (w *watcher) handle(m netlink.Message) {
 	switch m.Header.Type {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		if w.attacher == nil {
+			return
+		}
 		if i, err := parseInterface(m.Data); err != nil || slices.Contains(w.attacher.lan, i.name) {
 			w.attach()
 		}
@@ -134,6 +137,9 @@ func (w *watcher) resubscribe(ctx context.Context) bool {
 }
 
 func (w *watcher) attach() {
+	if w.attacher == nil {
+		return
+	}
 	if err := w.attacher.attachAll(); err != nil {
 		w.log.Error("cannot steer all interfaces; their devices stay cut off", "error", err.Error())
 	}

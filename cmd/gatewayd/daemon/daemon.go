@@ -86,11 +86,16 @@ func (f *flags) dispatch(env cmdenv.Env, cfg *config.Config, log *slog.Logger) i
 func abilities(env cmdenv.Env) int {
 	code := cmdenv.OK
 	out := json.NewEncoder(env.Stdout)
-	for _, a := range steer.Abilities() {
+	list := steer.Abilities()
+	for i, a := range append(list, steer.Modes(list)...) {
 		if !a.OK {
 			code = cmdenv.Failed
 		}
-		if err := out.Encode(cmdenv.Ability{Name: a.Name, Mode: a.Mode, OK: a.OK, Detail: a.Detail}); err != nil {
+		line := cmdenv.Ability{Name: a.Name, OK: a.OK, Detail: a.Detail}
+		if i >= len(list) {
+			line.Name, line.Mode = "", a.Name
+		}
+		if err := out.Encode(line); err != nil {
 			return report(env, err)
 		}
 	}
@@ -133,6 +138,11 @@ func setup(env cmdenv.Env, cfg *config.Config) error {
 		return nil
 	}
 	fmt.Fprintf(env.Stdout, "guard installed: forwarded TCP to %s is dropped\n", portList(cfg.Steer.Ports))
+	if n, err := steer.Forget(steerOptions(cfg)); err != nil {
+		fmt.Fprintf(env.Stdout, "connections from before may go on past the guard where a flow table carries them: %v\n", err)
+	} else if n > 0 {
+		fmt.Fprintf(env.Stdout, "connections from before forgotten by the kernel: %d\n", n)
+	}
 	if cfg.Steer.Mode == config.ModeNFQueue {
 		fmt.Fprintf(env.Stdout, "queue installed: TCP to and from %s behind %s goes to gatewayd\n", portList(cfg.Steer.Ports), strings.Join(cfg.Steer.LAN, ", "))
 		return nil
@@ -149,7 +159,7 @@ func teardown(env cmdenv.Env, cfg *config.Config) error {
 		fmt.Fprintln(env.Stdout, "mode listen: nothing to remove")
 		return nil
 	}
-	fmt.Fprintln(env.Stdout, "classifier detached")
+	fmt.Fprintln(env.Stdout, "classifier detached, redirection removed")
 	fmt.Fprintln(env.Stdout, "policy route removed")
 	fmt.Fprintf(env.Stdout, "guard removed: TCP to %s is forwarded in clear from now on\n", portList(cfg.Steer.Ports))
 	return nil

@@ -3,10 +3,12 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,6 +67,9 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (err error) {
 	if metrics != nil {
 		defer metrics.Close()
 	}
+	if err := sayModes(cfg.Steer.Mode, log); err != nil {
+		return err
+	}
 	// Its own context: at SIGTERM the drain decides when connections end, not the signal.
 	steering, err := steer.Listen(context.WithoutCancel(ctx), steerOptions(cfg), log)
 	if err != nil {
@@ -100,6 +105,36 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (err error) {
 		return err
 	}
 	return errDefect
+}
+
+// sayModes logs in which modes this kernel can steer and why not in the others. It refuses a mode that cannot be; one that
+// could not be tried for want of privilege shows when steering begins.
+func sayModes(mode string, log *slog.Logger) error {
+	if mode == config.ModeListen {
+		return nil
+	}
+	var can []string
+	var refused error
+	for _, m := range steer.Modes(steer.Abilities()) {
+		switch {
+		case m.OK:
+			can = append(can, m.Name)
+			continue
+		case m.Untried:
+			log.Info("not known whether this kernel can steer", "mode", m.Name, "why", m.Detail)
+		case m.Name == mode:
+			refused = fmt.Errorf("steer.mode = %q: %s", mode, m.Detail)
+		default:
+			log.Info("this kernel cannot steer", "mode", m.Name, "why", m.Detail)
+		}
+	}
+	if len(can) > 0 {
+		log.Info("this kernel can steer", "modes", strings.Join(can, " "))
+	}
+	if refused != nil && len(can) > 0 {
+		return fmt.Errorf("%w; or set steer.mode to one that it can: %s, then run `gatewayd -setup` again", refused, strings.Join(can, ", "))
+	}
+	return refused
 }
 
 // errDefect ends the program after a panic that has been reported.

@@ -144,8 +144,8 @@ func (e Env) Parse(fs *flag.FlagSet) (code int, done bool) {
 // Ability is a line that `gatewayd -abilities` prints and `sealctl doctor` reads: one thing that the kernel can do for
 // steering, or cannot and why.
 type Ability struct {
-	Name   string `json:"name"`
-	Mode   string `json:"mode,omitempty"` // the steering mode that needs it; absent: each
+	Name   string `json:"name,omitempty"`
+	Mode   string `json:"mode,omitempty"` // in place of Name: all of what this steering mode needs
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail"`
 }

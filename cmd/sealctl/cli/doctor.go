@@ -160,8 +160,8 @@ func (f *findings) brokers(ctx context.Context, cfg *config.Config) {
 	}
 }
 
-// kernel asks gatewayd what steering needs, and has: the code that tries it is gatewayd's alone. What another mode than
-// the configured one would need is told, and is no fault.
+// kernel asks gatewayd what steering needs, and has: the code that tries it is gatewayd's alone. That a mode is not
+// possible is a fault only of the configured one.
 func (f *findings) kernel(ctx context.Context, mode string) {
 	program, err := findBeside("gatewayd")
 	if err != nil {
@@ -175,13 +175,17 @@ func (f *findings) kernel(ctx context.Context, mode string) {
 		if lines.Decode(&a) != nil {
 			break
 		}
+		what := "kernel " + a.Name
+		if a.Mode != "" {
+			what = "steering mode " + a.Mode
+		}
 		switch {
 		case a.OK:
-			f.ok("kernel "+a.Name, a.Detail)
-		case a.Mode != "" && a.Mode != mode:
-			f.note("kernel "+a.Name, fmt.Sprintf("not for mode %q: %s", a.Mode, a.Detail))
+			f.ok(what, a.Detail)
+		case a.Mode == mode:
+			f.fail(what, errors.New(a.Detail))
 		default:
-			f.fail("kernel "+a.Name, errors.New(a.Detail))
+			f.note(what, a.Detail)
 		}
 	}
 	if shown == 0 {
