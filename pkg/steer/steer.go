@@ -104,7 +104,8 @@ type Steering struct {
 }
 
 // Listen opens the listener and leads the connections of the LAN interfaces to it: in mode tc by the classifier, in the
-// modes tproxy and redirect by an nftables table of its own. It refuses to steer when Setup has not been run. When ctx ends the listener closes; Close releases the rest.
+// modes tproxy and redirect by an nftables table of its own. It refuses to steer when Setup has not been run. When ctx
+// ends the listener closes; Close releases the rest.
 func Listen(ctx context.Context, o Options, log *slog.Logger) (*Steering, error) {
 	if err := o.check(); err != nil {
 		return nil, err

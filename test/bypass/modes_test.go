@@ -20,6 +20,8 @@ type mode struct {
 var modes = []mode{
 	{name: "tc, TCX", configure: routed("tc"), start: starts("attached=tcx")},
 	{name: "tc, clsact", configure: routed("tc"), start: startPrivately},
+	{name: "tproxy", configure: routed("tproxy"), start: starts("gatewayd runs")},
+	{name: "redirect", configure: routed("redirect"), start: starts("gatewayd runs")},
 	{name: "nfqueue", configure: routed("nfqueue"), start: starts(""), passes: true},
 }
 
