@@ -86,6 +86,13 @@ func SplitName(b []byte) (name, rest []byte, err error) {
 // SplitInner splits an inner plaintext into properties (without their length) and
 // payload, both views into b. Errors are [ErrInner].
 func SplitInner(b []byte) (props, payload []byte, err error) {
+	if len(b) > 0 && b[0] < 0x80 { // no padding, and a length of one byte, as mostly
+		n := int(b[0])
+		if n > len(b)-1 {
+			return nil, nil, ErrInner
+		}
+		return b[1 : 1+n : 1+n], b[1+n:], nil
+	}
 	b = unpad(b)
 	n := 0
 	for i := 0; i < 4 && i < len(b); i++ {

@@ -18,6 +18,7 @@ type downPath struct {
 	scan    mqttparse.Scanner
 	aliases aliasTable
 	pub     mqttparse.Publish // scratch
+	head    mqttparse.Publish // scratch: the header of an opened message
 	named   named             // how its topic goes on
 	props   propertySplit     // scratch
 	marks   []byte            // scratch: the properties of a message that is marked
@@ -81,7 +82,7 @@ func (d *downPath) discard() {
 func (d *downPath) transform() error {
 	d.now = 0
 	for {
-		if !d.skipTooLarge() {
+		if d.skip > 0 && !d.skipTooLarge() {
 			return nil
 		}
 		if whole, err := d.tooLarge(); err != nil || !whole {

@@ -345,8 +345,8 @@ const headMost = 1 + 4 + 2 + 2 + 4
 func (d *downPath) openInto(s *openStream, p *mqttparse.Publish, outer []byte, env *crypto.Envelope) (start int, err error) {
 	const tag = 16
 	v := d.c.version
-	head := *p
-	head.Properties = outer
+	head := &d.head
+	head.Dup, head.Retain, head.QoS, head.PacketID, head.Topic, head.Properties = p.Dup, p.Retain, p.QoS, p.PacketID, p.Topic, outer
 	begins := 1   // the inner plaintext, with so many bytes that a header has too
 	if s.hidden { // the name is inside
 		head.Topic = nil
@@ -358,7 +358,7 @@ func (d *downPath) openInto(s *openStream, p *mqttparse.Publish, outer []byte, e
 		return 0, err
 	}
 	start = len(d.out.b)
-	at := start + mqttparse.HeadLen(v, &head, 0, len(env.Ciphertext)-tag-begins) - begins
+	at := start + mqttparse.HeaderLen(v, head, len(env.Ciphertext)-tag-begins) - begins
 	out, err := s.open.Open(d.out.b[:at], env)
 	if err != nil {
 		return 0, err
@@ -385,27 +385,14 @@ func (d *downPath) openInto(s *openStream, p *mqttparse.Publish, outer []byte, e
 			copy(props, kept)
 		}
 	}
-	if out = rejoin(out, start, v, &head, props, payload); out == nil {
+	if v != mqttparse.V5 {
+		props = nil
+	}
+	if out = mqttparse.InsertPublishHeader(out, start, v, head, len(props), len(payload)); out == nil {
 		return 0, crypto.ErrForged
 	}
 	d.out.b = out
 	return start, nil
-}
-
-// rejoin puts the header that belongs before an opened message, whose properties and payload are the end of out, at start: with the
-// properties of both sides, or with none for a receiver before MQTT 5. The message moves to its header if it does not stand there. out has
-// room for the longest header.
-func rejoin(out []byte, start int, v mqttparse.Version, head *mqttparse.Publish, props, payload []byte) []byte {
-	if v != mqttparse.V5 {
-		props = nil
-	}
-	size := len(props) + len(payload)
-	at, n := len(out)-size, start+mqttparse.HeadLen(v, head, len(props), len(payload))
-	copy(out[n:n+size], out[at:])
-	if mqttparse.AppendPublishHead(out[:start], v, head, len(props), len(payload)) == nil {
-		return nil
-	}
-	return out[:n+size]
 }
 
 // judge says whether an authentic message is new to this session, and if so remembers it:

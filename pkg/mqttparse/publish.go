@@ -132,10 +132,10 @@ func PublishLen(v Version, p *Publish, payloadLen int) int {
 	return 1 + VarintLen(n) + n
 }
 
-// HeadLen is the number of bytes that [AppendPublishHead] appends.
-func HeadLen(v Version, p *Publish, moreProps, payloadLen int) int {
-	n := publishBody(v, p, moreProps, payloadLen)
-	return 1 + VarintLen(n) + n - moreProps - payloadLen
+// HeaderLen is the number of bytes that [AppendPublishHeader] appends.
+func HeaderLen(v Version, p *Publish, payloadLen int) int {
+	n := publishBody(v, p, 0, payloadLen)
+	return 1 + VarintLen(n) + n - payloadLen
 }
 
 // AppendPublishHeader appends everything of the PUBLISH packet p but its payload: the caller
@@ -143,16 +143,33 @@ func HeadLen(v Version, p *Publish, moreProps, payloadLen int) int {
 // is not either. The topic is at most [MaxField] bytes, and [PublishLen] at most [MaxPacket];
 // for anything longer nil is returned, which no caller can mistake for a packet.
 func AppendPublishHeader(dst []byte, v Version, p *Publish, payloadLen int) []byte {
-	return AppendPublishHead(dst, v, p, 0, payloadLen)
+	body := publishBody(v, p, 0, payloadLen)
+	if len(p.Topic) > MaxField || body > MaxVarint {
+		return nil
+	}
+	return appendHeader(dst, v, p, body, len(p.Properties))
 }
 
-// AppendPublishHead is AppendPublishHeader for a packet that has more properties than p's: the caller appends
-// moreProps bytes of them right behind, and then the payload. Before MQTT 5 moreProps must be 0.
-func AppendPublishHead(dst []byte, v Version, p *Publish, moreProps, payloadLen int) []byte {
+// InsertPublishHeader makes the packet p of the end of b: moreProps bytes of properties beside p's, none before MQTT 5, and payloadLen of
+// payload. They move to the end of the header that is put at b[start:], if they do not stand there, and b is returned up to their end. b has
+// capacity for it. For what is too long nil is returned, as by [AppendPublishHeader].
+func InsertPublishHeader(b []byte, start int, v Version, p *Publish, moreProps, payloadLen int) []byte {
 	body := publishBody(v, p, moreProps, payloadLen)
 	if len(p.Topic) > MaxField || body > MaxVarint {
 		return nil
 	}
+	size := moreProps + payloadLen
+	at, end := len(b)-size, start+1+VarintLen(body)+body
+	if end-size != at {
+		b = b[:max(end, len(b))]
+		copy(b[end-size:end], b[at:at+size])
+	}
+	appendHeader(b[:start], v, p, body, len(p.Properties)+moreProps)
+	return b[:end]
+}
+
+// appendHeader appends the header of p, whose Remaining Length is body and whose properties have props bytes.
+func appendHeader(dst []byte, v Version, p *Publish, body, props int) []byte {
 	first := byte(PUBLISH)<<4 | p.QoS<<1
 	if p.Dup {
 		first |= flagDup
@@ -167,7 +184,7 @@ func AppendPublishHead(dst []byte, v Version, p *Publish, moreProps, payloadLen 
 		dst = binary.BigEndian.AppendUint16(dst, p.PacketID)
 	}
 	if v == V5 {
-		dst = AppendVarint(dst, len(p.Properties)+moreProps)
+		dst = AppendVarint(dst, props)
 		dst = append(dst, p.Properties...)
 	}
 	return dst

@@ -204,3 +204,38 @@ func TestNames(t *testing.T) {
 		t.Errorf("versions are %q", s)
 	}
 }
+
+// A header put before its payload makes the packet that appending makes, wherever the payload stood.
+func TestInsertPublishHeader(t *testing.T) {
+	for _, v := range []Version{V311, V5} {
+		for _, topic := range []int{1, 100} {
+			for _, more := range []int{0, 7, 120, 127, 20000} {
+				for _, size := range []int{0, 1, 100, 127, 16384} {
+					p := Publish{QoS: 1, PacketID: 7, Topic: bytes.Repeat([]byte("t"), topic), Payload: bytes.Repeat([]byte("p"), size)}
+					moved := bytes.Repeat([]byte("m"), more)
+					whole := p
+					if v == V5 {
+						p.Properties = []byte("\x02\x00\x00\x00\x09")
+						whole.Properties = append(bytes.Clone(p.Properties), moved...)
+					} else {
+						moved = nil
+					}
+					want := append(AppendPublishHeader([]byte("before"), v, &whole, size), whole.Payload...)
+					at := len("before") + HeaderLen(v, &p, size)
+					for _, gap := range []int{-5, -1, 0, 1, 40} {
+						b := make([]byte, at+gap, len(want)+100)
+						copy(b, "before")
+						b = append(append(b, moved...), p.Payload...)
+						if got := InsertPublishHeader(b, len("before"), v, &p, len(moved), size); !bytes.Equal(got, want) {
+							t.Fatalf("%v, topic of %d bytes, %d bytes of properties and %d of payload at %d: %.40q, want %.40q", v, topic, len(moved), size, gap, got, want)
+						}
+					}
+				}
+			}
+		}
+	}
+	long := Publish{Topic: make([]byte, MaxField+1)}
+	if InsertPublishHeader(make([]byte, 9), 0, V311, &long, 0, 9) != nil || InsertPublishHeader(nil, 0, V311, &Publish{Topic: []byte("t")}, 0, MaxVarint) != nil {
+		t.Error("what does not fit a packet is made one")
+	}
+}
