@@ -86,7 +86,7 @@ interop: setup build ## real clients and real brokers, direct and through Sealga
 
 .PHONY: bypass
 bypass: setup build ## every way past a gateway that was thought of, in every mode and state; prints the matrix of docs/STEERING.md
-	cd test/bypass && SEALGATE_BIN=$(BIN) SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -count=1 -timeout 10m
+	cd test/bypass && SEALGATE_BIN=$(BIN) SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -count=1 -parallel 8 -timeout 10m
 
 .PHONY: sim
 sim: ## what the control plane costs fleets of up to 110,000 members, in virtual time; writes docs/scale.svg

@@ -19,6 +19,7 @@ func TestMain(m *testing.M) { lab.Main(m) }
 
 // TestMatrix takes a gateway in each mode through its life under fire. Standard output gets the matrix.
 func TestMatrix(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
 	lab.NeedTool(t, "mosquitto")
 	lab.NeedTool(t, "unshare")

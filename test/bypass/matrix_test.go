@@ -21,17 +21,14 @@ func (s *site) judge() *outcome {
 	for range lifetime() {
 		o.crossed = append(o.crossed, make([]int, len(all)))
 	}
-	for i, f := range s.wire.Find(nil) {
-		for _, m := range marked.FindAllSubmatch(f, 1) {
-			state, row := number(m[1]), number(m[2])
-			if i >= s.guarded {
-				state = max(state, 1) // sent before, and sent again
-			}
-			if o.crossed[state][row]++; state > 0 && o.crossed[state][row] == 1 {
-				s.t.Errorf("%s: %s: payload crosses in clear: %x", lifetime()[state].name, all[row], f)
-			}
+	s.payloads(func(i, state, row int, f []byte) {
+		if i >= s.guarded {
+			state = max(state, 1) // sent before, and sent again
 		}
-	}
+		if o.crossed[state][row]++; state > 0 && o.crossed[state][row] == 1 {
+			s.t.Errorf("%s: %s: payload crosses in clear: %x", lifetime()[state].name, all[row], f)
+		}
+	})
 	for i, r := range all {
 		if proves := !r.bridge || s.mode.bridge; proves != (o.crossed[0][i] > 0) {
 			s.t.Errorf("undefended: %s: crosses: %t", r, !proves)
@@ -48,6 +45,15 @@ func (s *site) judge() *outcome {
 		s.t.Errorf("%d frames of the gateway's own were seen: the record does not show its uplink", n)
 	}
 	return o
+}
+
+// payloads calls f for each payload in each frame of the capture, with the frame's number and the payload's state and row.
+func (s *site) payloads(f func(i, state, row int, frame []byte)) {
+	for i, frame := range s.wire.Find(nil) {
+		for _, m := range marked.FindAllSubmatch(frame, 1) {
+			f(i, number(m[1]), number(m[2]), frame)
+		}
+	}
 }
 
 func number(text []byte) int {

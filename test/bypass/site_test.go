@@ -33,6 +33,7 @@ type site struct {
 	*lab.Plant
 	t     *testing.T
 	mode  mode
+	at    place        // where devices are
 	wire  *lab.Capture // the broker's side
 	state int          // which of its lifetime
 	where string       // the name of it
@@ -42,9 +43,17 @@ type site struct {
 	kept    map[bool]*stream // connections from the last state that had any, by v6
 }
 
+// place is a network of devices.
+type place struct {
+	ns        *lab.Namespace
+	gateway   string // the gateway's interface there
+	four, six string // the devices' addresses
+}
+
 func newSite(t *testing.T, m mode) *site {
 	t.Helper()
 	p := lab.NewPlant(t, lab.PlantOptions{Policy: policy, NoBroker: true})
+	p.UplinkNS().Sysctl(t, "net/ipv4/tcp_fastopen", strconv.Itoa(acceptsBlind)) // the broker takes data that comes in a SYN
 	o := p.BrokerOptions()
 	o.Host, o.Plain, o.Extra = "", steered, fmt.Sprintf("listener %d\n", clearPort) // every address, IPv4 and IPv6
 	p.Broker = lab.Mosquitto(t, o)
@@ -55,18 +64,19 @@ func newSite(t *testing.T, m mode) *site {
 	for _, knob := range []string{"all", "default", p.Topo.LAN} {
 		p.Topo.Gateway.Sysctl(t, "net/ipv4/conf/"+knob+"/rp_filter", "0") // the harder case: any source address may come
 	}
-	return &site{Plant: p, t: t, mode: m, wire: lab.NewCapture(t, p.UplinkNS(), "eth0")}
+	at := place{p.SensorNS(), p.Topo.LAN, lab.SensorIP4, lab.SensorIP6}
+	return &site{Plant: p, t: t, mode: m, at: at, wire: lab.NewCapture(t, p.UplinkNS(), "eth0")}
 }
 
 // aims are for one shape in one family: where its frames go, from a port of the row's own.
 func (s *site) aim(v6 bool, row int) aim {
 	s.t.Helper()
 	a := aim{
-		dst: s.Topo.Gateway.MAC(s.t, s.Topo.LAN), src: s.SensorNS().MAC(s.t, "eth0"),
-		v6: v6, from: lab.SensorIP4, to: lab.BrokerIP4, port: uint16(20000 + row), seq: 1000, id: uint16(row),
+		dst: s.GatewayNS().MAC(s.t, s.at.gateway), src: s.at.ns.MAC(s.t, "eth0"),
+		v6: v6, from: s.at.four, to: lab.BrokerIP4, port: uint16(20000 + row), seq: 1000, id: uint16(row),
 	}
 	if v6 {
-		a.from, a.to = lab.SensorIP6, lab.BrokerIP6
+		a.from, a.to = s.at.six, lab.BrokerIP6
 	}
 	return a
 }
@@ -99,7 +109,7 @@ func (s *site) volley() {
 			s.kept[r.v6].conn.Write(s.payload(i)) // an error is an answer too
 		}
 	}
-	s.SensorNS().Send(s.t, "eth0", frames...)
+	s.at.ns.Send(s.t, "eth0", frames...)
 }
 
 // inject sends what claims to belong to a connection.
@@ -113,7 +123,7 @@ func (s *site) inject(on map[bool]*stream) {
 			frames = append(frames, r.frames(a, s.payload(i))...)
 		}
 	}
-	s.SensorNS().Send(s.t, "eth0", frames...)
+	s.at.ns.Send(s.t, "eth0", frames...)
 }
 
 // settle returns when everything that the sensor sent before has crossed the gateway or has not: it sends a datagram
@@ -123,7 +133,7 @@ func (s *site) settle() {
 	for _, addr := range []string{lab.BrokerIP4, lab.BrokerIP6} {
 		s.marks++
 		mark := fmt.Appendf(nil, "settled %d %d;", s.marks, time.Now().UnixNano())
-		conn, err := s.SensorNS().Dial(context.Background(), "udp", net.JoinHostPort(addr, "9"))
+		conn, err := s.at.ns.Dial(context.Background(), "udp", net.JoinHostPort(addr, "9"))
 		if err != nil {
 			s.t.Fatal(err)
 		}
@@ -139,12 +149,12 @@ func (s *site) settle() {
 	}
 }
 
-// awaitServed fires until a device is served.
-func (s *site) awaitServed() {
+// awaitServed waits until a device is served; meanwhile is done again and again.
+func (s *site) awaitServed(meanwhile func()) {
 	s.t.Helper()
 	deadline := time.Now().Add(60 * time.Second)
 	for {
-		s.volley()
+		meanwhile()
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		err := s.Probe(ctx)
 		cancel()
@@ -185,21 +195,26 @@ func (s *site) open() map[bool]*stream {
 }
 
 func (s *site) connect(addr string) (*stream, error) {
-	conn, err := s.SensorNS().Dial(lab.Within(s.t, 20*time.Second), "tcp", addr)
+	conn, err := s.at.ns.Dial(lab.Within(s.t, 20*time.Second), "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
 	c := &stream{conn: conn.(*net.TCPConn), port: uint16(conn.LocalAddr().(*net.TCPAddr).Port)}
 	conn.SetDeadline(time.Now().Add(20 * time.Second))
-	s.marks++
-	id := fmt.Sprintf("matrix%d", s.marks)
-	if _, err := conn.Write(append([]byte{0x10, byte(12 + len(id))}, "\x00\x04MQTT\x04\x02\x00\x00\x00"+string(rune(len(id)))+id...)); err != nil {
+	if _, err := conn.Write(s.connectPacket()); err != nil {
 		return nil, err
 	}
 	if _, err := io.ReadFull(conn, make([]byte, 4)); err != nil {
 		return nil, fmt.Errorf("read CONNACK: %w", err)
 	}
 	return c, c.locate()
+}
+
+// connectPacket is a CONNECT with a client identifier of its own.
+func (s *site) connectPacket() []byte {
+	s.marks++
+	id := fmt.Sprintf("matrix%d", s.marks)
+	return append([]byte{0x10, byte(12 + len(id))}, "\x00\x04MQTT\x04\x02\x00\x00\x00"+string(rune(len(id)))+id...)
 }
 
 // locate asks the kernel for the sequence numbers that come next, as the checkpointing of processes does.

@@ -26,7 +26,7 @@ func lifetime() []state {
 		{"u", "daemon up", true, func(s *site) {
 			s.StartControld(s.t)
 			s.mode.start(s)
-			s.awaitServed()
+			s.awaitServed(s.volley)
 		}},
 		{"l", "reload", true, func(s *site) {
 			s.Gatewayd.Signal(syscall.SIGHUP)
@@ -38,12 +38,12 @@ func lifetime() []state {
 		{"k", "kill -9", false, func(s *site) { s.Gatewayd.Kill() }},
 		{"r", "restart", true, func(s *site) {
 			s.mode.start(s)
-			s.awaitServed()
+			s.awaitServed(s.volley)
 		}},
 		{"i", "interface re-created", true, func(s *site) {
 			s.Topo.CutLAN(s.t)
 			s.Topo.LayLAN(s.t)
-			s.awaitServed()
+			s.awaitServed(s.volley)
 		}},
 		{"x", "interface re-created after kill -9", false, func(s *site) {
 			s.Gatewayd.Kill()
