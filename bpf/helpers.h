@@ -28,6 +28,13 @@ struct map_def {
 static void *(*map_lookup)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
 static long (*map_push)(void *map, const void *value, __u64 flags) = (void *)BPF_FUNC_map_push_elem;
 static __u64 (*jiffies)(void) = (void *)BPF_FUNC_jiffies64; /* bpf_ktime_get_ns was for GPL programs before 5.8 */
+static long (*map_update)(void *map, const void *key, const void *value, __u64 flags) =
+	(void *)BPF_FUNC_map_update_elem;
+static long (*skb_load)(const void *skb, __u32 offset, void *to, __u32 len) = (void *)BPF_FUNC_skb_load_bytes;
+static long (*skb_store)(struct __sk_buff *skb, __u32 offset, const void *from, __u32 len, __u64 flags) =
+	(void *)BPF_FUNC_skb_store_bytes;
+static long (*clone_redirect)(struct __sk_buff *skb, __u32 ifindex, __u64 flags) = (void *)BPF_FUNC_clone_redirect;
+static long (*redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
 static long (*skb_load_relative)(const void *skb, __u32 offset, void *to, __u32 len, __u32 start) =
 	(void *)BPF_FUNC_skb_load_bytes_relative;
 static long (*skb_pull)(struct __sk_buff *skb, __u32 len) = (void *)BPF_FUNC_skb_pull_data;

@@ -27,6 +27,7 @@ func Load() (*SteerObjects, error) {
 		SteerMapSteerPortsMap: &o.SteerPortsMap, SteerMapSteerConfigMap: &o.SteerConfigMap, SteerMapSteerCountersMap: &o.SteerCountersMap,
 		SteerMapSteerDevicesMap: &o.SteerDevicesMap, SteerMapSteerHoldMap: &o.SteerHoldMap, SteerMapSteerEventsMap: &o.SteerEventsMap,
 		SteerMapSteerDenyMacsMap: &o.SteerDenyMacsMap, SteerMapSteerDenyNetsMap: &o.SteerDenyNetsMap,
+		SteerMapSteerBridgeMap: &o.SteerBridgeMap, SteerMapSteerTypesMap: &o.SteerTypesMap, SteerMapSteerStationsMap: &o.SteerStationsMap,
 	}
 	for name, m := range loaded {
 		if *m, err = ebpf.NewMap(maps[name]); err != nil {

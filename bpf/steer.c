@@ -1,6 +1,7 @@
 //go:build ignore
 
-/* The steering classifier, attached to the ingress of every LAN interface of a routed gateway.
+/* The steering classifier, attached to the ingress of every LAN interface of a routed gateway, or of every port of a
+ * bridge that the gateway stands in (bridge.h).
  *
  * It answers one question a packet: is this TCP to a steered port? If not, the packet goes on as if the program were
  * not there (TC_ACT_UNSPEC, so that classifiers behind it still run). If so, the packet is handed to one of gatewayd's
@@ -60,6 +61,7 @@ struct packet {
 	__u32 l4;                    /* offset of the TCP header from the network header */
 	__u8 v6, tagged;
 	__u8 syn;                    /* it asks for a connection */
+	__be32 proto;                /* of what is behind the Ethernet header and any VLAN tags */
 };
 
 INLINE void count(__u32 which, __u64 n)
@@ -198,25 +200,25 @@ INLINE int is_tag(__be32 proto)
 /* The kernel has already taken the first VLAN tag off. A tag with VLAN 0 is a priority, not a VLAN. */
 INLINE int parse(struct __sk_buff *skb, struct packet *p)
 {
-	__be32 proto = skb->protocol;
 	struct tag tag;
 
+	p->proto = skb->protocol;
 	p->tagged = skb->vlan_present && (skb->vlan_tci & VLAN_VID);
 #pragma unroll
 	for (int i = 0; i < STEER_MAX_TAGS; i++) {
-		if (!is_tag(proto))
+		if (!is_tag(p->proto))
 			break;
 		if (load(skb, p->l4, &tag, sizeof(tag)))
 			return drop(STEER_TRUNCATED);
-		proto = tag.proto;
+		p->proto = tag.proto;
 		p->l4 += sizeof(tag);
 		p->tagged = 1;
 	}
-	if (proto == htons(ETH_P_IP))
+	if (p->proto == htons(ETH_P_IP))
 		return parse_ipv4(skb, p);
-	if (proto == htons(ETH_P_IPV6))
+	if (p->proto == htons(ETH_P_IPV6))
 		return parse_ipv6(skb, p);
-	return is_tag(proto) ? drop(STEER_VLAN) : TC_ACT_UNSPEC;
+	return is_tag(p->proto) ? drop(STEER_VLAN) : TC_ACT_UNSPEC;
 }
 
 /* TC_ACT_OK for a steered port, and the tuple complete; else the final verdict. */
@@ -323,27 +325,50 @@ INLINE int to_socket(struct __sk_buff *skb, struct packet *p, struct steer_confi
 	return to_listener(skb, c);
 }
 
-SEC("tc") int sealgate_steer(struct __sk_buff *skb)
+/* TC_ACT_OK when a socket of ours has the packet. */
+INLINE int deliver(struct __sk_buff *skb, struct packet *p)
 {
-	struct packet p = {};
 	struct steer_config *c;
 	__u32 zero = 0;
 	int verdict;
 
-	verdict = parse(skb, &p);
-	if (verdict != TC_ACT_OK)
-		return verdict;
-	verdict = parse_tcp(skb, &p);
-	if (verdict != TC_ACT_OK)
-		return verdict;
 	c = map_lookup(&steer_config_map, &zero);
 	if (!c)
 		return drop(STEER_NO_LISTENER);
-	if (p.tagged)
+	if (p->tagged)
 		return c->flags & STEER_PASS_TAGGED ? TC_ACT_UNSPEC : drop(STEER_VLAN);
-	verdict = admit(skb, &p, c);
+	verdict = admit(skb, p, c);
+	return verdict == TC_ACT_OK ? to_socket(skb, p, c) : verdict;
+}
+
+#include "bridge.h"
+
+SEC("tc") int sealgate_steer(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct frame f = {};
+	struct steer_bridge *b;
+	__u32 zero = 0;
+	int verdict;
+
+	b = map_lookup(&steer_bridge_map, &zero);
+	if (!b)
+		return drop(STEER_BARRED);
+	if (b->index) {
+		verdict = arrive(skb, b, &f);
+		if (verdict != TC_ACT_OK)
+			return verdict;
+	}
+	verdict = parse(skb, &p);
+	if (verdict == TC_ACT_OK)
+		verdict = parse_tcp(skb, &p);
+	if (verdict == TC_ACT_UNSPEC && b->index)
+		return forward(skb, b, &f, p.proto);
 	if (verdict != TC_ACT_OK)
 		return verdict;
+	if (f.uplink)
+		return drop(STEER_BARRED);
+	verdict = deliver(skb, &p);
 	/* TC_ACT_OK ends the chain: no classifier behind this one can send an assigned packet elsewhere. */
-	return to_socket(skb, &p, c);
+	return verdict == TC_ACT_OK && b->index ? into_bridge(skb, b) : verdict;
 }

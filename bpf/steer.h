@@ -14,6 +14,11 @@
 /* VLAN tags that are followed behind the one that the kernel has already taken off. */
 #define STEER_MAX_TAGS 2
 
+/* Ports of a bridge, kinds of frame that may cross it, and stations that are remembered. */
+#define STEER_MAX_BRIDGE_PORTS 16
+#define STEER_MAX_TYPES        16
+#define STEER_MAX_STATIONS     1024
+
 /* steer_config.flags */
 #define STEER_LISTENER_IPV6 1 /* the listener is bound to ::1 and takes both families; else to 127.0.0.1 */
 #define STEER_PASS_TAGGED   2 /* leave tagged packets to the VLAN interfaces on top, which are steered themselves */
@@ -28,6 +33,17 @@ struct steer_config {
 	__u32 flags;
 };
 
+/* The one entry of steer_bridge_map, where the gateway stands between the ports of a bridge. */
+struct steer_bridge {
+	__u32 index; /* the bridge's interface; 0: the gateway routes */
+	__u8 mac[6];
+	__u8 unused[2];
+	struct {
+		__u32 index;  /* 0: none */
+		__u32 uplink; /* 1: the broker's side */
+	} ports[STEER_MAX_BRIDGE_PORTS];
+};
+
 /* Indices into steer_counters_map. */
 enum steer_counter {
 	STEER_ASSIGNED,    /* packets handed to a socket */
@@ -38,6 +54,7 @@ enum steer_counter {
 	STEER_EXTENSION,
 	STEER_VLAN,
 	STEER_FAILED,
+	STEER_BARRED,      /* what may not cross the bridge: kinds of frame that are not allowed, steered ports from the uplink */
 	STEER_FOREIGN,     /* packets of another program's socket, sent to our listener instead */
 	STEER_DENIED,      /* dropped: the deny list has their source */
 	STEER_LIMITED,     /* dropped: a new connection of a device that has made too many */

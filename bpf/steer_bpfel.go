@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	SteerMapSteerBridgeMap   = "steer_bridge_map"
 	SteerMapSteerConfigMap   = "steer_config_map"
 	SteerMapSteerCountersMap = "steer_counters_map"
 	SteerMapSteerDenyMacsMap = "steer_deny_macs_map"
@@ -24,6 +25,8 @@ const (
 	SteerMapSteerEventsMap   = "steer_events_map"
 	SteerMapSteerHoldMap     = "steer_hold_map"
 	SteerMapSteerPortsMap    = "steer_ports_map"
+	SteerMapSteerStationsMap = "steer_stations_map"
+	SteerMapSteerTypesMap    = "steer_types_map"
 	SteerProgSealgateSteer   = "sealgate_steer"
 )
 
@@ -76,6 +79,7 @@ type SteerProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SteerMapSpecs struct {
+	SteerBridgeMap   *ebpf.MapSpec `ebpf:"steer_bridge_map"`
 	SteerConfigMap   *ebpf.MapSpec `ebpf:"steer_config_map"`
 	SteerCountersMap *ebpf.MapSpec `ebpf:"steer_counters_map"`
 	SteerDenyMacsMap *ebpf.MapSpec `ebpf:"steer_deny_macs_map"`
@@ -84,6 +88,8 @@ type SteerMapSpecs struct {
 	SteerEventsMap   *ebpf.MapSpec `ebpf:"steer_events_map"`
 	SteerHoldMap     *ebpf.MapSpec `ebpf:"steer_hold_map"`
 	SteerPortsMap    *ebpf.MapSpec `ebpf:"steer_ports_map"`
+	SteerStationsMap *ebpf.MapSpec `ebpf:"steer_stations_map"`
+	SteerTypesMap    *ebpf.MapSpec `ebpf:"steer_types_map"`
 }
 
 // SteerVariableSpecs contains global variables before they are loaded into the kernel.
@@ -112,6 +118,7 @@ func (o *SteerObjects) Close() error {
 //
 // It can be passed to LoadSteerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SteerMaps struct {
+	SteerBridgeMap   *ebpf.Map `ebpf:"steer_bridge_map"`
 	SteerConfigMap   *ebpf.Map `ebpf:"steer_config_map"`
 	SteerCountersMap *ebpf.Map `ebpf:"steer_counters_map"`
 	SteerDenyMacsMap *ebpf.Map `ebpf:"steer_deny_macs_map"`
@@ -120,10 +127,13 @@ type SteerMaps struct {
 	SteerEventsMap   *ebpf.Map `ebpf:"steer_events_map"`
 	SteerHoldMap     *ebpf.Map `ebpf:"steer_hold_map"`
 	SteerPortsMap    *ebpf.Map `ebpf:"steer_ports_map"`
+	SteerStationsMap *ebpf.Map `ebpf:"steer_stations_map"`
+	SteerTypesMap    *ebpf.Map `ebpf:"steer_types_map"`
 }
 
 func (m *SteerMaps) Close() error {
 	return _SteerClose(
+		m.SteerBridgeMap,
 		m.SteerConfigMap,
 		m.SteerCountersMap,
 		m.SteerDenyMacsMap,
@@ -132,6 +142,8 @@ func (m *SteerMaps) Close() error {
 		m.SteerEventsMap,
 		m.SteerHoldMap,
 		m.SteerPortsMap,
+		m.SteerStationsMap,
+		m.SteerTypesMap,
 	)
 }
 

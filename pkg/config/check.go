@@ -18,6 +18,8 @@ import (
 const (
 	maxPorts       = 16
 	maxInterfaces  = 64
+	maxBridgePorts = 16
+	maxEthertypes  = 13
 	maxBrokers     = 16
 	maxSocketPath  = 107 // sun_path of unix(7) without its final NUL
 	maxPrefix      = 64
@@ -82,9 +84,7 @@ func (c *checker) steer(raw *steerFile) Steer {
 	default:
 		c.Add("steer.mode", "%q: use \"tc\", \"tproxy\", \"redirect\", \"nfqueue\" or \"listen\"", raw.Mode)
 	}
-	if raw.Bridge != "" {
-		c.Add("steer.bridge", "%q: steering between the ports of a bridge is not in this version: remove it", raw.Bridge)
-	}
+	s.Ethertypes = c.bridge(raw)
 	if raw.SpoofSource {
 		c.Add("steer.spoof_source", "true: not in this version: remove it")
 	}
@@ -101,6 +101,50 @@ func (c *checker) steer(raw *steerFile) Steer {
 	s.Ports = c.ports(raw.Ports)
 	return s
 }
+
+// bridge checks what concerns standing in a bridge, and returns the kinds of frame that cross it.
+func (c *checker) bridge(raw *steerFile) (ethertypes []uint16) {
+	if raw.Bridge == "" {
+		if len(raw.Ethertypes) > 0 {
+			c.Add("steer.ethertypes", "only between the ports of a bridge: set steer.bridge or remove it")
+		}
+		return nil
+	}
+	c.interfaces("steer.bridge", []string{raw.Bridge})
+	if raw.Mode != ModeTC {
+		c.Add("steer.bridge", "%q: mode %q cannot stand in a bridge: use \"tc\"", raw.Bridge, raw.Mode)
+	}
+	if slices.Contains(raw.LAN, raw.Bridge) || slices.Contains(raw.Uplink, raw.Bridge) {
+		c.Add("steer.bridge", "%q is also in steer.lan or steer.uplink: these name its ports", raw.Bridge)
+	}
+	if len(raw.Uplink) == 0 && c.is(Gateway) {
+		c.Add("steer.uplink", "missing: steer.bridge needs the ports on the broker's side")
+	}
+	if n := len(raw.LAN) + len(raw.Uplink); n > maxBridgePorts {
+		c.Add("steer.bridge", "%d ports in steer.lan and steer.uplink, at most %d allowed", n, maxBridgePorts)
+	}
+	if len(raw.Ethertypes) > maxEthertypes {
+		c.Add("steer.ethertypes", "%d, at most %d allowed", len(raw.Ethertypes), maxEthertypes)
+		return nil
+	}
+	for i, t := range raw.Ethertypes {
+		switch {
+		case t < 0x0600 || t > 0xffff:
+			c.Add("steer.ethertypes", "%#04x is not an ethertype: 0x0600 to 0xffff", t)
+		case slices.Contains(opaque[:], uint16(t)):
+			c.Add("steer.ethertypes", "%#04x carries packets that are not looked into, steered ones too: it cannot be allowed", t)
+		case slices.Contains(raw.Ethertypes[:i], t):
+			c.Add("steer.ethertypes", "%#04x is there twice", t)
+		default:
+			ethertypes = append(ethertypes, uint16(t))
+		}
+	}
+	return ethertypes
+}
+
+// opaque are the ethertypes that carry packets of any kind: VLAN tags (those of the usual two kinds are looked behind,
+// and what they carry is what counts), PPPoE, PPP, MPLS, bridged Ethernet, MACsec.
+var opaque = [...]uint16{0x8100, 0x88a8, 0x9100, 0x8864, 0x880b, 0x8847, 0x8848, 0x6558, 0x88e5}
 
 func (c *checker) interfaces(key string, names []string) {
 	if len(names) > maxInterfaces {

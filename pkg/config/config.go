@@ -83,6 +83,7 @@ type Steer struct {
 	LAN         []string // interfaces on the device side
 	Uplink      []string // interfaces towards the broker
 	Bridge      string   // set: inline between the ports of this bridge
+	Ethertypes  []uint16 // kinds of frame that cross the bridge beside ARP, IPv4 and IPv6
 	Ports       []uint16 // TCP ports that are steered
 	Listen      string   // host:port of mode listen
 	SpoofSource bool     // the broker sees the device's address

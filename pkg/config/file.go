@@ -23,6 +23,7 @@ type steerFile struct {
 	LAN         []string `toml:"lan"`
 	Uplink      []string `toml:"uplink"`
 	Bridge      string   `toml:"bridge"`
+	Ethertypes  []int64  `toml:"ethertypes"`
 	Ports       []int64  `toml:"ports"`
 	Listen      string   `toml:"listen"`
 	SpoofSource bool     `toml:"spoof_source"`

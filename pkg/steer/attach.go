@@ -20,7 +20,8 @@ import (
 // closing leaves what is attached, so that packets go on being dropped.
 type attacher struct {
 	program *program
-	lan     []string
+	lan     []string // in a bridge: the ports of both sides
+	bridge  *joiner  // nil: the gateway routes
 	log     *slog.Logger
 	pins    string // directory for pinned links, or "" for clsact
 
@@ -37,6 +38,12 @@ type attachment struct {
 // the program in one step. It needs a kernel that has it and a BPF file system that outlives this process.
 func newAttacher(p *program, o Options, log *slog.Logger) (*attacher, error) {
 	a := &attacher{program: p, lan: o.LAN, log: log, done: make(map[string]attachment)}
+	if o.bridged() {
+		a.lan, a.bridge = o.sides(), &joiner{options: o, program: p, log: log}
+		if err := errors.Join(p.standIn(noBridge), p.letCross(slices.Concat(alwaysCross, o.Ethertypes))); err != nil {
+			return nil, err
+		}
+	}
 	if o.Attach == AttachClsact {
 		return a, nil
 	}
@@ -100,12 +107,16 @@ func (a *attacher) attachAll() error {
 		}
 		links[name] = l
 	}
-	errs = append(errs, a.program.passTagged(hasSteeredVLAN(links)))
+	if a.bridge != nil {
+		errs = append(errs, a.bridge.join())
+	} else {
+		errs = append(errs, a.program.passTagged(hasSteeredVLAN(links)))
+	}
 	for name, l := range links {
 		if a.done[name].index == l.index {
 			continue
 		}
-		if err := refusePort(l); err != nil {
+		if err := refusePort(l); err != nil && a.bridge == nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -137,6 +148,9 @@ func refusePort(l iface) error {
 	}
 	return nil
 }
+
+// concerns tells whether a change of the interface may call for attachAll. In a bridge any interface may have become a port.
+func (a *attacher) concerns(name string) bool { return a.bridge != nil || slices.Contains(a.lan, name) }
 
 // forget notes that an interface does not exist, and says so once.
 func (a *attacher) forget(name string) {

@@ -17,6 +17,25 @@ type classifierConfig struct {
 	Flags uint32
 }
 
+// MaxBridgePorts is the largest number of ports of a bridge, both sides together.
+const MaxBridgePorts = 16
+
+// MaxEthertypes is the largest number of kinds of frame that may cross a bridge beside the three that always do.
+const MaxEthertypes = 13
+
+// classifierBridge is struct steer_bridge.
+type classifierBridge struct {
+	Index uint32
+	MAC   [6]byte
+	_     [2]byte
+	Ports [MaxBridgePorts]classifierPort
+}
+
+type classifierPort struct {
+	Index  uint32
+	Uplink uint32
+}
+
 // Bits of classifierConfig.Flags.
 const (
 	flagListenerIPv6 = 1 << iota
@@ -36,6 +55,7 @@ const (
 	countExtension
 	countVLAN
 	countFailed
+	countBarred
 	countForeign
 	countDenied
 	countLimited
@@ -50,7 +70,7 @@ const listenerMark = 0x5e000000
 
 // What Setup and Listen install carries these, so that Teardown and the next start recognise it.
 const (
-	tableName    = "sealgate" // nftables table, family inet
+	tableName    = "sealgate" // nftables tables, families inet and, in a bridge, bridge
 	routeTable   = 24225      // routing table of the policy route
 	rulePriority = 883        // of its ip rules: behind the local table (0), before everything a router usually has
 	filterPref   = 0x53       // clsact filter preference: before qosify's, which start at 0x110

@@ -34,7 +34,12 @@ type plant struct {
 func newPlant(t *testing.T, way string) *plant {
 	t.Helper()
 	lab.NeedRoot(t)
-	p := &plant{Topology: lab.NewTopology(t), t: t}
+	return plantOf(t, lab.NewTopology(t), way)
+}
+
+func plantOf(t *testing.T, topo *lab.Topology, way string) *plant {
+	t.Helper()
+	p := &plant{Topology: topo, t: t}
 	p.options = Options{
 		Mode: ModeTC, LAN: []string{p.LAN}, Uplink: []string{p.Up}, Ports: []uint16{steered}, Attach: way, ConfigFile: "F",
 	}

@@ -80,6 +80,34 @@ func (p *program) change(edit func(*classifierConfig)) error {
 	return p.write(c)
 }
 
+// standIn has the classifier stand between the ports of a bridge, and forgets where stations were heard.
+func (p *program) standIn(b classifierBridge) error {
+	if err := p.objects.SteerBridgeMap.Put(uint32(0), b); err != nil {
+		return programError("tell the classifier about the bridge", err)
+	}
+	var station, port [8]byte
+	var stale [][8]byte
+	for i := p.objects.SteerStationsMap.Iterate(); i.Next(&station, port[:4]); {
+		stale = append(stale, station)
+	}
+	for _, station := range stale {
+		if err := p.objects.SteerStationsMap.Delete(station); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return programError("forget the stations of the bridge", err)
+		}
+	}
+	return nil
+}
+
+// letCross names the kinds of frame that may cross a bridge.
+func (p *program) letCross(ethertypes []uint16) error {
+	for _, t := range ethertypes {
+		if err := p.objects.SteerTypesMap.Put(t, uint8(1)); err != nil {
+			return programError(fmt.Sprintf("let ethertype %#04x cross", t), err)
+		}
+	}
+	return nil
+}
+
 // counters sums the processors' counts.
 func (p *program) counters() (sums [counters]uint64, err error) {
 	for i := range sums {
@@ -118,6 +146,7 @@ type Counters struct {
 	Extension  uint64 // dropped: more IPv6 extension headers than the classifier follows
 	VLAN       uint64 // dropped: steered traffic in an unexpected VLAN tag
 	Failed     uint64 // dropped: the kernel refused the assignment
+	Barred     uint64 // dropped in a bridge: a kind of frame that may not cross, or to a steered port from the broker's side
 	Foreign    uint64 // packets of a host's own socket on a steered port, sent to our listener instead
 	Denied     uint64 // dropped: the deny list has their source
 	Limited    uint64 // dropped: a new connection of a device over its rate
@@ -134,7 +163,7 @@ func (s *Steering) Counters() (Counters, error) {
 	return Counters{
 		Assigned: c[countAssigned], Segments: c[countSegments], NoListener: c[countNoListener],
 		Fragment: c[countFragment], Truncated: c[countTruncated], Extension: c[countExtension],
-		VLAN: c[countVLAN], Failed: c[countFailed], Foreign: c[countForeign],
+		VLAN: c[countVLAN], Failed: c[countFailed], Barred: c[countBarred], Foreign: c[countForeign],
 		Denied: c[countDenied], Limited: c[countLimited], Untold: c[countUntold],
 		Refused: s.acceptor.refused.Load(),
 	}, err

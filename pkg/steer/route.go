@@ -195,7 +195,10 @@ func checkSetup(o Options) error {
 	case o.Mode == ModeNFQueue:
 		err = checkQueue(o.LAN)
 	default:
-		err = checkRoutes(o.LAN, o.Ports)
+		err = checkRoutes(o.devices(), o.Ports)
+	}
+	if err == nil && o.bridged() {
+		err = checkBridgeGuard(o)
 	}
 	if err != nil {
 		return fmt.Errorf("%w (%w): run `%s` first", ErrNotSetUp, err, o.command("-setup"))

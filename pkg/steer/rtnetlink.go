@@ -112,6 +112,11 @@ type iface struct {
 	kind   string // "bridge", "vlan", ...; "" for hardware
 	master int    // index of the bridge or bond that it is a port of, or 0
 	lower  int    // index of the interface that a VLAN is on top of, or 0
+	mac    [6]byte
+
+	spanning  bool // a bridge: spanning tree is on
+	filtering bool // a bridge: VLAN filtering is on
+	isolated  bool // a port of a bridge: the bridge passes nothing on to other isolated ports
 }
 
 func interfaceHeader(index int, flags, mask uint32) []byte {
@@ -130,21 +135,75 @@ func parseInterface(body []byte) (i iface, err error) {
 			i.master = int(d.Uint32())
 		case unix.IFLA_LINK:
 			i.lower = int(d.Uint32())
+		case unix.IFLA_ADDRESS:
+			copy(i.mac[:], d.Bytes())
 		case unix.IFLA_LINKINFO:
-			d.Nested(func(info *netlink.AttributeDecoder) error {
-				for info.Next() {
-					if info.Type() == unix.IFLA_INFO_KIND {
-						i.kind = info.String()
-					}
-				}
-				return nil
-			})
+			d.Nested(i.parseKind)
 		}
 	})
 	if err == nil {
 		i.index = int(binary.NativeEndian.Uint32(body[4:]))
 	}
 	return i, err
+}
+
+// parseKind reads what an interface is, as a bridge and as a port of one.
+func (i *iface) parseKind(info *netlink.AttributeDecoder) error {
+	above := ""
+	for info.Next() {
+		switch info.Type() {
+		case unix.IFLA_INFO_KIND:
+			i.kind = info.String()
+		case unix.IFLA_INFO_SLAVE_KIND:
+			above = info.String()
+		case unix.IFLA_INFO_DATA:
+			if i.kind == "bridge" {
+				info.Nested(i.parseBridge)
+			}
+		case unix.IFLA_INFO_SLAVE_DATA:
+			if above == "bridge" {
+				info.Nested(i.parsePort)
+			}
+		}
+	}
+	return nil
+}
+
+func (i *iface) parseBridge(d *netlink.AttributeDecoder) error {
+	for d.Next() {
+		switch d.Type() {
+		case unix.IFLA_BR_STP_STATE:
+			i.spanning = d.Uint32() != 0
+		case unix.IFLA_BR_VLAN_FILTERING:
+			i.filtering = d.Uint8() != 0
+		}
+	}
+	return nil
+}
+
+func (i *iface) parsePort(d *netlink.AttributeDecoder) error {
+	for d.Next() {
+		if d.Type() == unix.IFLA_BRPORT_ISOLATED {
+			i.isolated = d.Uint8() != 0
+		}
+	}
+	return nil
+}
+
+// setIsolated changes a port of a bridge.
+func setIsolated(i iface, isolated bool) error {
+	header := interfaceHeader(i.index, 0, 0)
+	header[0] = unix.AF_BRIDGE
+	a := netlink.NewAttributeEncoder()
+	a.Nested(unix.IFLA_PROTINFO, func(port *netlink.AttributeEncoder) error {
+		value := uint8(0)
+		if isolated {
+			value = 1
+		}
+		port.Uint8(unix.IFLA_BRPORT_ISOLATED, value)
+		return nil
+	})
+	return change(unix.RTM_SETLINK, 0, header, a)
 }
 
 // interfaceByName returns errNoInterface for one that does not exist.

@@ -21,13 +21,18 @@ func TestInterfaces(t *testing.T) {
 	err := ns.Do(func() error {
 		br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}
 		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "a0"}, PeerName: "a1"}
-		if err := errors.Join(netlink.LinkAdd(br), netlink.LinkAdd(veth), netlink.LinkSetMaster(veth, br)); err != nil {
+		if err := errors.Join(netlink.LinkAdd(br), netlink.LinkAdd(veth), netlink.LinkSetMaster(veth, br), netlink.LinkSetIsolated(veth, true)); err != nil {
 			return err
 		}
+		port, err := netlink.LinkByName("a0")
+		if err != nil {
+			return err
+		}
+		mac := [6]byte(port.Attrs().HardwareAddr) // the bridge takes that of its first port
 		list, err := listInterfaces()
 		for _, want := range []iface{
-			{index: br.Index, name: "br0", kind: "bridge"},
-			{index: veth.Index, name: "a0", kind: "veth", master: br.Index, lower: veth.Index - 1},
+			{index: br.Index, name: "br0", kind: "bridge", mac: mac},
+			{index: veth.Index, name: "a0", kind: "veth", master: br.Index, lower: veth.Index - 1, mac: mac, isolated: true},
 			{index: 1, name: "lo"},
 		} {
 			byName, err1 := interfaceByName(want.name)

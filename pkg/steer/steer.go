@@ -8,6 +8,9 @@
 // is none, drops it. Where a kernel cannot run it, nftables does as much, by its tproxy or its redirect. The local
 // address of an accepted connection is the address that the device dialled.
 //
+// Between the ports of a bridge (Options.Bridge) it is the same, but that the classifier stands at every port and sends
+// across what is not steered, because Setup has the bridge itself send nothing across.
+//
 // Mode "listen" is an ordinary TCP listener: Setup and Teardown have nothing to do and no privilege is needed.
 //
 // All of it concerns the network namespace of the calling process.
@@ -37,8 +40,9 @@ const (
 type Options struct {
 	Mode        string   // one of the Mode constants
 	LAN         []string // names of the interfaces that devices are behind; they need not exist yet
-	Uplink      []string // names of the interfaces towards the broker; unused in mode tc
-	Bridge      string   // must be empty in this version
+	Uplink      []string // names of the interfaces towards the broker; used in a bridge only
+	Bridge      string   // set: stand between the ports LAN and Uplink of this bridge
+	Ethertypes  []uint16 // kinds of frame that may cross the bridge beside ARP, IPv4 and IPv6, at most MaxEthertypes
 	Ports       []uint16 // TCP destination ports to steer, at most MaxPorts
 	Listen      string   // mode listen: host:port
 	SpoofSource bool     // must be false in this version
@@ -72,7 +76,11 @@ func Setup(o Options) error {
 	if err := installGuard(o.Ports, nil); err != nil { // first: from here on nothing crosses
 		return err
 	}
-	return installRoutes(o.LAN, o.Ports)
+	bridge := removeBridgeGuard
+	if o.bridged() {
+		bridge = func() error { return setupBridge(o) }
+	}
+	return errors.Join(bridge(), installRoutes(o.devices(), o.Ports))
 }
 
 // Teardown removes all that Setup and Listen left behind in this network namespace, whatever interfaces and ports they
@@ -84,7 +92,7 @@ func Teardown(o Options) error {
 	if err := needCapabilities("remove the guard and the policy route", capNetAdmin); err != nil {
 		return err
 	}
-	return errors.Join(detachAll(), removeInterception(), removeRoutes(), removeGuard())
+	return errors.Join(detachAll(), removeInterception(), removeRoutes(), teardownBridge(o), removeGuard())
 }
 
 // Steering is a running redirection.
@@ -273,13 +281,10 @@ func (o *Options) check() error {
 	default:
 		return fmt.Errorf("steer.mode: %q is not a mode; use \"tc\" on a routed gateway or \"listen\"", o.Mode)
 	}
-	if o.Bridge != "" {
-		return errors.New("steer.bridge: bridged steering is not in this version; leave it empty and route between lan and uplink")
-	}
 	if o.SpoofSource {
 		return errors.New("steer.spoof_source: not in this version; set it to false")
 	}
-	return errors.Join(o.checkLAN(), o.checkPorts(), o.checkAttach())
+	return errors.Join(o.checkLAN(), o.checkPorts(), o.checkAttach(), o.checkBridge())
 }
 
 func (o *Options) checkLAN() error {

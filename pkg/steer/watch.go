@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -113,7 +112,7 @@ func (w *watcher) handle(m netlink.Message) {
 		if w.attacher == nil {
 			return
 		}
-		if i, err := parseInterface(m.Data); err != nil || slices.Contains(w.attacher.lan, i.name) {
+		if i, err := parseInterface(m.Data); err != nil || w.attacher.concerns(i.name) {
 			w.attach()
 		}
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:

@@ -212,6 +212,7 @@ func (topo *Topology) LayLAN(t T) {
 type Topology struct {
 	Sensor, Gateway, Uplink *Namespace
 	LAN, Up                 string // interface names in the gateway
+	Bridge                  string // of a NewBridgeTopology, else empty
 }
 
 // Addresses of a Topology.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"sealgate/cmd/internal/cmdenv"
@@ -124,7 +125,7 @@ func steerOptions(cfg *config.Config) steer.Options {
 		attach = steer.AttachClsact // links are pinned where only root may
 	}
 	return steer.Options{
-		Mode: s.Mode, LAN: s.LAN, Uplink: s.Uplink, Bridge: s.Bridge, Ports: s.Ports, Listen: s.Listen,
+		Mode: s.Mode, LAN: s.LAN, Uplink: s.Uplink, Bridge: s.Bridge, Ethertypes: s.Ethertypes, Ports: s.Ports, Listen: s.Listen,
 		SpoofSource: s.SpoofSource, FixedBroker: len(cfg.Uplink.Broker) > 0, ConfigFile: cfg.File, Attach: attach,
 	}
 }
@@ -147,7 +148,12 @@ func setup(env cmdenv.Env, cfg *config.Config) error {
 		fmt.Fprintf(env.Stdout, "queue installed: TCP to and from %s behind %s goes to gatewayd\n", portList(cfg.Steer.Ports), strings.Join(cfg.Steer.LAN, ", "))
 		return nil
 	}
-	fmt.Fprintf(env.Stdout, "policy route installed: TCP to %s from %s goes to gatewayd\n", portList(cfg.Steer.Ports), strings.Join(cfg.Steer.LAN, ", "))
+	from := strings.Join(cfg.Steer.LAN, ", ")
+	if cfg.Steer.Bridge != "" {
+		fmt.Fprintf(env.Stdout, "bridge %s closed: by %s nothing crosses until gatewayd has been started\n", cfg.Steer.Bridge, strings.Join(slices.Concat(cfg.Steer.LAN, cfg.Steer.Uplink), ", "))
+		from = cfg.Steer.Bridge
+	}
+	fmt.Fprintf(env.Stdout, "policy route installed: TCP to %s from %s goes to gatewayd\n", portList(cfg.Steer.Ports), from)
 	return nil
 }
 
