@@ -372,15 +372,20 @@ func (c *checker) limits(raw *limitsFile) Limits {
 		c.Add("limits.max_connections", "%d is out of range: 1 to %d allowed", raw.MaxConnections, mostConns)
 	}
 	l.MaxConnections = int(raw.MaxConnections)
-	d, err := time.ParseDuration(raw.ConnectTimeout)
+	l.ConnectTimeout = c.duration("limits.connect_timeout", raw.ConnectTimeout, leastTimeout, mostTimeout)
+	l.Drain = c.duration("limits.drain", raw.Drain, 0, MaxDrain)
+	return l
+}
+
+func (c *checker) duration(key, raw string, least, most time.Duration) time.Duration {
+	d, err := time.ParseDuration(raw)
 	switch {
 	case err != nil:
-		c.Add("limits.connect_timeout", "%q is not a duration: write it like \"10s\"", raw.ConnectTimeout)
-	case d < leastTimeout || d > mostTimeout:
-		c.Add("limits.connect_timeout", "%s is out of range: %s to %s allowed", d, leastTimeout, mostTimeout)
+		c.Add(key, "%q is not a duration: write it like \"10s\"", raw)
+	case d < least || d > most:
+		c.Add(key, "%s is out of range: %s to %s allowed", d, least, most)
 	}
-	l.ConnectTimeout = d
-	return l
+	return d
 }
 
 // parseSize reads "262144", "256KiB", "256kB" or "1MiB" as bytes.

@@ -34,6 +34,9 @@ const (
 	tlsPort           = 8883
 )
 
+// MaxDrain is the most that limits.drain may be.
+const MaxDrain = time.Hour
+
 // Role is a program that reads the file. Parse and Load check what each role given to them
 // cannot do without.
 type Role int
@@ -120,6 +123,7 @@ type Limits struct {
 	MaxMessage     int // bytes of one MQTT packet
 	MaxConnections int
 	ConnectTimeout time.Duration // from accept to a whole CONNECT, and for dialling the broker
+	Drain          time.Duration // over which a gatewayd that was taken over from ends its connections
 }
 
 // Metrics is the HTTP server for /metrics and /status.

@@ -38,6 +38,7 @@ ca     = ""
 max_message = "256KiB"
 max_connections = 4096
 connect_timeout = "10s"
+drain = "1m"
 [metrics]
 listen = "127.0.0.1:9883"                  # Prometheus text at /metrics, JSON at /status
 `
@@ -52,7 +53,7 @@ func TestReferenceFile(t *testing.T) {
 		Steer:   Steer{Mode: "tc", LAN: []string{"lan0"}, Uplink: []string{"up0"}, Ports: []uint16{1883}, Listen: "127.0.0.1:1883"},
 		Uplink:  Uplink{TLS: true, Port: 8883, CA: "/etc/sealgate/broker-ca.pem"},
 		Control: Control{Broker: []string{"mqtts://broker:8883"}, Prefix: "sealgate"},
-		Limits:  Limits{MaxMessage: 256 << 10, MaxConnections: 4096, ConnectTimeout: 10 * time.Second},
+		Limits:  Limits{MaxMessage: 256 << 10, MaxConnections: 4096, ConnectTimeout: 10 * time.Second, Drain: time.Minute},
 		Metrics: Metrics{Listen: "127.0.0.1:9883"},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -73,7 +74,7 @@ func TestDefaults(t *testing.T) {
 		Steer:   Steer{Mode: "tc", Ports: []uint16{1883}, Listen: defaultListen},
 		Uplink:  Uplink{TLS: true, Port: 8883},
 		Control: Control{Prefix: "sealgate"},
-		Limits:  Limits{MaxMessage: 256 << 10, MaxConnections: 4096, ConnectTimeout: 10 * time.Second},
+		Limits:  Limits{MaxMessage: 256 << 10, MaxConnections: 4096, ConnectTimeout: 10 * time.Second, Drain: 30 * time.Second},
 		Metrics: Metrics{Listen: defaultMetrics},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -177,6 +178,7 @@ func TestProblems(t *testing.T) {
 		{"size type", "[limits]\nmax_message = true\n", "f:2: limits.max_message: a size like"},
 		{"connections", "[limits]\nmax_connections = 0\n", "f:2: limits.max_connections: 0 is out of range"},
 		{"timeout", "[limits]\nconnect_timeout = \"10\"\n", `f:2: limits.connect_timeout: "10" is not a duration`},
+		{"drain", "[limits]\ndrain = \"2h\"\n", "f:2: limits.drain: 2h0m0s is out of range: 0s to 1h0m0s"},
 		{"timeout range", "[limits]\nconnect_timeout = \"1h\"\n", "f:2: limits.connect_timeout: 1h0m0s is out of range"},
 		{"metrics", "[metrics]\nlisten = \"x\"\n", `f:2: metrics.listen: "x" is not an address`},
 	}

@@ -58,6 +58,7 @@ type limitsFile struct {
 	MaxMessage     stringOrNumber `toml:"max_message"`
 	MaxConnections int64          `toml:"max_connections"`
 	ConnectTimeout string         `toml:"connect_timeout"`
+	Drain          string         `toml:"drain"`
 }
 
 type metricsFile struct {
@@ -73,7 +74,7 @@ func defaults() file {
 		Steer:   steerFile{Mode: ModeTC, Ports: []int64{plainPort}, Listen: defaultListen},
 		Uplink:  uplinkFile{TLS: true},
 		Control: controlFile{Prefix: defaultPrefix},
-		Limits:  limitsFile{MaxMessage: "256KiB", MaxConnections: 4096, ConnectTimeout: "10s"},
+		Limits:  limitsFile{MaxMessage: "256KiB", MaxConnections: 4096, ConnectTimeout: "10s", Drain: "30s"},
 		Metrics: metricsFile{Listen: defaultMetrics},
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -217,6 +219,36 @@ func TestReports(t *testing.T) {
 	}
 	if s.Gateways() != 1 {
 		t.Errorf("%d gateways connected", s.Gateways())
+	}
+}
+
+// TestReportsTogether holds that while two gatewayds are connected, controld serves what either wants, and what is left when one goes.
+func TestReportsTogether(t *testing.T) {
+	path := socketPath(t)
+	reports := make(chan Report, 8)
+	s, _ := serve(t, path, ServerOptions{OnReport: func(r Report) { reports <- r }})
+	s.Publish(Snapshot{Gateway: "gw1"})
+	first, stopFirst := NewClient(path, ClientOptions{}), make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { defer close(stopFirst); _ = first.Run(ctx) }()
+	second, _ := client(t, path, ClientOptions{})
+	for _, step := range []struct {
+		do    func()
+		ready bool
+		want  []string
+	}{
+		{func() { first.Report(Report{Ready: true, Listens: []string{"a", "b"}}) }, true, []string{"a", "b"}},
+		{func() { second.Report(Report{Listens: []string{"b", "c"}}) }, true, []string{"a", "b", "c"}},
+		{func() { first.Report(Report{Ready: true}) }, true, []string{"b", "c"}},
+		{func() { cancel(); <-stopFirst }, false, []string{"b", "c"}},
+	} {
+		step.do()
+		for { // a report may be sent twice
+			r := await(t, reports, fmt.Sprintf("ready %v, listens to %q", step.ready, step.want))
+			if r.Ready == step.ready && slices.Equal(r.Listens, step.want) {
+				break
+			}
+		}
 	}
 }
 

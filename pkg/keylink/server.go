@@ -31,7 +31,7 @@ const (
 type ServerOptions struct {
 	Log          *slog.Logger
 	OnUnknownKey func(group string, id crypto.KeyID)
-	OnReport     func(Report)
+	OnReport     func(Report) // Ready and Listens are those of all gatewayds connected, as while one takes over from another
 	OnRotate     func(ctx context.Context, group string) (crypto.Epoch, error)
 	OnStatus     func() ([]byte, error) // a JSON object
 
@@ -48,11 +48,14 @@ type Server struct {
 	wg       sync.WaitGroup
 	closing  sync.Once
 
+	reporting sync.Mutex // held while OnReport is told: the newest comes last
+
 	mu       sync.Mutex
 	snapshot *Snapshot                // guarded by mu; the value is immutable
 	closed   bool                     // guarded by mu; no more connections
 	changed  chan struct{}            // guarded by mu; closed when snapshot changes
 	conns    map[*net.UnixConn]string // guarded by mu; value is the role, "" before the hello
+	reports  map[*net.UnixConn]Report // guarded by mu; the newest of each gatewayd connected
 	feeds    feeds
 }
 
@@ -77,7 +80,7 @@ func Listen(path string, opt ServerOptions) (*Server, error) {
 	}
 	return &Server{
 		path: path, opt: opt, listener: l, file: info, own: own,
-		changed: make(chan struct{}), conns: make(map[*net.UnixConn]string),
+		changed: make(chan struct{}), conns: make(map[*net.UnixConn]string), reports: make(map[*net.UnixConn]Report),
 	}, nil
 }
 
@@ -193,6 +196,7 @@ func (s *Server) accept(ctx context.Context, c *net.UnixConn) {
 			s.mu.Lock()
 			delete(s.conns, c)
 			s.mu.Unlock()
+			s.forgetReport(c)
 		}()
 		if err := protect(func() error { return s.serve(ctx, c) }); err != nil && ctx.Err() == nil {
 			s.opt.Log.Warn("keylink: connection ended", "uid", who.uid, "error", err)
@@ -300,13 +304,53 @@ func (s *Server) readReports(c *net.UnixConn) error {
 				s.opt.OnUnknownKey(m.group, m.id)
 			}
 		case reportMsg:
-			if s.opt.OnReport != nil {
-				s.opt.OnReport(m.Report)
-			}
+			s.report(c, m.Report)
 		default:
 			return refuse(c, "a gateway may not send a "+m.name())
 		}
 	}
+}
+
+// report passes a gatewayd's report on, with what it and the others say together.
+func (s *Server) report(c *net.UnixConn, r Report) {
+	s.reporting.Lock()
+	defer s.reporting.Unlock()
+	s.mu.Lock()
+	s.reports[c] = Report{Ready: r.Ready, Listens: r.Listens}
+	s.together(&r)
+	s.mu.Unlock()
+	if s.opt.OnReport != nil {
+		s.opt.OnReport(r)
+	}
+}
+
+// forgetReport takes back what a gatewayd that has gone said, where others are left.
+func (s *Server) forgetReport(c *net.UnixConn) {
+	s.reporting.Lock()
+	defer s.reporting.Unlock()
+	s.mu.Lock()
+	_, reported := s.reports[c]
+	delete(s.reports, c)
+	left := len(s.reports)
+	var r Report
+	s.together(&r)
+	s.mu.Unlock()
+	if reported && left > 0 && s.opt.OnReport != nil {
+		s.opt.OnReport(r)
+	}
+}
+
+// together gives r what all reports say. s.mu is held.
+func (s *Server) together(r *Report) {
+	groups := make(map[string]bool)
+	r.Ready = false
+	for _, each := range s.reports {
+		r.Ready = r.Ready || each.Ready
+		for _, group := range each.Listens {
+			groups[group] = true
+		}
+	}
+	r.Listens = slices.Sorted(maps.Keys(groups))
 }
 
 // writeSnapshot writes snap, of which a receiver that has sent needs only what differs.

@@ -131,6 +131,14 @@ func (a *attacher) attachAll() error {
 	return errors.Join(errs...)
 }
 
+// again attaches to every interface, whatever is there now.
+func (a *attacher) again() error {
+	a.mu.Lock()
+	clear(a.done)
+	a.mu.Unlock()
+	return a.attachAll()
+}
+
 // refusePort refuses a port of a bridge or a bond: its packets belong to the interface above, which is the one that the
 // policy route sees them come in by.
 func refusePort(l iface) error {

@@ -16,13 +16,13 @@ import (
 )
 
 // openPlain is mode listen.
-func openPlain(ctx context.Context, addr string) (net.Listener, error) {
+func openPlain(ctx context.Context, addr string) (*net.TCPListener, error) {
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
 	l, err := lc.Listen(ctx, "tcp", addr)
 	switch {
 	case err == nil:
-		return l, nil
+		return l.(*net.TCPListener), nil
 	case errors.Is(err, unix.EADDRINUSE):
 		return nil, fmt.Errorf("steer.listen: %s is taken by another program: stop it (`ss -ltnp` shows which) or choose another port", addr)
 	case errors.Is(err, unix.EACCES):

@@ -50,6 +50,8 @@ type Options struct {
 	Devices     DeviceRules
 	Attach      string // "" chooses; AttachTCX or AttachClsact forces one
 	ConfigFile  string // only for error messages that name the command to run
+
+	Inherit *net.TCPListener // the Socket of the process that this one takes over from; nil: Listen opens one
 }
 
 // The ways to attach the classifier to an interface.
@@ -99,6 +101,8 @@ func Teardown(o Options) error {
 type Steering struct {
 	Listener net.Listener // accepted connections have the dialled address as their LocalAddr
 
+	socket   *net.TCPListener // below Listener; nil in mode nfqueue
+	again    func() error     // for Reclaim; nil: nothing leads there
 	devices  *devices
 	kernel   *kernelDevices  // mode tc, else nil
 	unhear   func()          // likewise; ends what listens to the classifier
@@ -143,12 +147,15 @@ func listen(ctx context.Context, o Options, log *slog.Logger) (*Steering, error)
 }
 
 func listenPlain(ctx context.Context, o Options) (*Steering, error) {
-	l, err := openPlain(ctx, o.Listen)
+	l, err := o.Inherit, error(nil)
+	if l == nil {
+		l, err = openPlain(ctx, o.Listen)
+	}
 	if err != nil {
 		return nil, err
 	}
 	context.AfterFunc(ctx, func() { l.Close() })
-	return &Steering{Listener: l}, nil
+	return &Steering{Listener: l, socket: l}, nil
 }
 
 func listenSteered(ctx context.Context, o Options, log *slog.Logger) (*Steering, error) {
@@ -162,11 +169,14 @@ func listenSteered(ctx context.Context, o Options, log *slog.Logger) (*Steering,
 	if err := checkSetup(o); err != nil {
 		return nil, err
 	}
-	l, err := o.openListener(ctx)
+	l, err := o.Inherit, error(nil)
+	if l == nil {
+		l, err = o.openListener(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
-	s := &Steering{acceptor: newAcceptor(l, o, log), done: make(chan struct{})}
+	s := &Steering{socket: l, acceptor: newAcceptor(l, o, log), done: make(chan struct{})}
 	s.Listener = s.acceptor
 	begin := s.intercept
 	if o.Mode == ModeTC {
@@ -200,6 +210,7 @@ func (s *Steering) begin(l *net.TCPListener, o Options, log *slog.Logger) (w *wa
 	if s.attacher, err = newAttacher(s.program, o, log); err != nil {
 		return nil, err
 	}
+	s.again = s.attacher.again
 	if w, err = newWatcher(s.attacher, s.acceptor, log); err != nil {
 		return nil, err
 	}
@@ -258,6 +269,19 @@ func (s *Steering) release() {
 	if s.program != nil {
 		s.program.close()
 	}
+}
+
+// Socket is the listener that another process may go on with, as [Options].Inherit. Nil in mode nfqueue, whose connections are
+// inside this process.
+func (s *Steering) Socket() *net.TCPListener { return s.socket }
+
+// Reclaim puts into place again, in one step, what leads devices to the listener, where another process has put its own there. Both
+// lead to the same one, if that process inherited it, so that no device notices.
+func (s *Steering) Reclaim() error {
+	if s.again == nil {
+		return nil
+	}
+	return s.again()
 }
 
 // Attached says how the classifier is attached: interface name to AttachTCX or AttachClsact. Interfaces that do not

@@ -169,7 +169,9 @@ func (d *devices) session(ctx context.Context, i int, addr string) {
 // patience bounds a device's wait for an answer.
 const patience = 5 * time.Second
 
-func readConnAck(conn net.Conn) error {
+func readConnAck(conn net.Conn) error { return readConnAckIn(conn, patience) }
+
+func readConnAckIn(conn net.Conn, patience time.Duration) error {
 	conn.SetReadDeadline(time.Now().Add(patience))
 	var ack [4]byte
 	if _, err := io.ReadFull(conn, ack[:]); err != nil {
@@ -181,7 +183,9 @@ func readConnAck(conn net.Conn) error {
 	return nil
 }
 
-func readPubAck(conn net.Conn, id uint16) error {
+func readPubAck(conn net.Conn, id uint16) error { return readPubAckIn(conn, id, patience) }
+
+func readPubAckIn(conn net.Conn, id uint16, patience time.Duration) error {
 	conn.SetReadDeadline(time.Now().Add(patience))
 	var ack [4]byte
 	if _, err := io.ReadFull(conn, ack[:]); err != nil {

@@ -18,13 +18,13 @@ import (
 )
 
 const usage = `gatewayd: the data plane of a Sealgate gateway
-Usage: gatewayd -config FILE [-check | -setup | -teardown | -abilities] [-log-format text|json] [-version]`
+Usage: gatewayd -config FILE [-check | -setup | -teardown | -abilities | -takeover] [-log-format text|json] [-version]`
 
 // flags are the command line.
 type flags struct {
 	config, format                  string
 	check, setup, teardown, version bool
-	abilities                       bool
+	abilities, takeover             bool
 }
 
 // Main runs gatewayd until env.Ctx ends and returns the exit code.
@@ -36,6 +36,7 @@ func Main(env cmdenv.Env) int {
 	fs.BoolVar(&f.setup, "setup", false, "install the guard and the policy route, which stay, and exit")
 	fs.BoolVar(&f.teardown, "teardown", false, "remove the guard and the policy route, and exit")
 	fs.BoolVar(&f.abilities, "abilities", false, "print what this kernel can do for steering, one JSON object a line, and exit")
+	fs.BoolVar(&f.takeover, "takeover", false, "if a gatewayd runs already, go on with its sockets once all is ready, and have it end")
 	fs.StringVar(&f.format, "log-format", "text", "log as text or json")
 	fs.BoolVar(&f.version, "version", false, "print the version and exit")
 	if code, done := env.Parse(fs); done {
@@ -53,8 +54,8 @@ func Main(env cmdenv.Env) int {
 		env.Errorf("gatewayd: %v", err)
 		return cmdenv.Usage
 	}
-	if one(f.check)+one(f.setup)+one(f.teardown) > 1 {
-		env.Errorf("gatewayd: -check, -setup and -teardown exclude one another")
+	if one(f.check)+one(f.setup)+one(f.teardown)+one(f.takeover) > 1 {
+		env.Errorf("gatewayd: -check, -setup, -teardown and -takeover exclude one another")
 		return cmdenv.Usage
 	}
 	cfg, err := config.Load(f.config, config.Gateway)
@@ -79,7 +80,7 @@ func (f *flags) dispatch(env cmdenv.Env, cfg *config.Config, log *slog.Logger) i
 	case f.teardown:
 		return report(env, teardown(env, cfg))
 	}
-	return report(env, run(env, cfg, log))
+	return report(env, run(env, cfg, log, f.takeover))
 }
 
 // abilities prints what steering needs of this kernel, for `sealctl doctor`, which is spared the code that

@@ -18,14 +18,23 @@ import (
 	"sealgate/pkg/keylink"
 )
 
-// listenMetrics starts the metrics server; nil if there is to be none.
-func (d *daemon) listenMetrics(addr string) (*httpd.Server, error) {
-	if addr == "" {
-		return nil, nil
+// listenMetrics opens the metrics server's socket, if it was not inherited; nil if there is to be none.
+func listenMetrics(addr string, inherited net.Listener) (net.Listener, error) {
+	if addr == "" || inherited != nil {
+		return inherited, nil
 	}
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, listenError("metrics.listen", addr, err)
+	}
+	return l, nil
+}
+
+// serveMetrics starts the metrics server on l, where that is not nil. It is closed by the function returned, which may be
+// called again.
+func (d *daemon) serveMetrics(l net.Listener) (closeServer func()) {
+	if l == nil {
+		return func() {}
 	}
 	d.log.Info("metrics server listens", "addr", l.Addr().String())
 	s := httpd.New(l, map[string]httpd.Page{
@@ -33,7 +42,7 @@ func (d *daemon) listenMetrics(addr string) (*httpd.Server, error) {
 		"/status":  {ContentType: "application/json", Write: d.writeStatus},
 	})
 	go s.Serve()
-	return s, nil
+	return func() { s.Close() }
 }
 
 func listenError(key, addr string, err error) error {

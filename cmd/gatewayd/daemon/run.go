@@ -35,6 +35,7 @@ type daemon struct {
 	uplink  *uplinks
 	link    *keylink.Client
 	keys    *keyState
+	renewed chan struct{} // capacity 1: the pipeline has got another state
 
 	untoldMu sync.Mutex
 	untold   []keylink.Stream // guarded by untoldMu; heads that no report has taken yet
@@ -45,7 +46,7 @@ type daemon struct {
 	cfg *config.Config // guarded by mu; replaced by a reload
 }
 
-func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (err error) {
+func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger, takeover bool) (err error) {
 	hangups := env.Hangups() // before anything else: an early SIGHUP must not end the program
 	cmdenv.LimitMemory(env.Getenv, memoryShare)
 	d, err := assemble(env, cfg, log)
@@ -53,25 +54,21 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.gateway.Close()) }()
-	ctx, cancel := context.WithCancel(env.Ctx)
-	defer cancel()
-	// What draining connections send is told to controld after ctx has ended.
-	linked, unlink := context.WithCancel(context.WithoutCancel(ctx))
-	defer unlink()
-	telling, told := context.WithCancel(linked)
-	defer told()
-	metrics, err := d.listenMetrics(cfg.Metrics.Listen)
+	in, err := inherit(cfg, takeover)
 	if err != nil {
 		return err
 	}
-	if metrics != nil {
-		defer metrics.Close()
+	defer in.close()
+	if in.metrics, err = listenMetrics(cfg.Metrics.Listen, in.metrics); err != nil {
+		return err
 	}
 	if err := sayModes(cfg.Steer.Mode, log); err != nil {
 		return err
 	}
 	// Its own context: at SIGTERM the drain decides when connections end, not the signal.
-	steering, err := steer.Listen(context.WithoutCancel(ctx), steerOptions(cfg), log)
+	options := steerOptions(cfg)
+	options.Inherit = in.devices
+	steering, err := steer.Listen(context.WithoutCancel(env.Ctx), options, log)
 	if err != nil {
 		return err
 	}
@@ -79,26 +76,42 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (err error) {
 	if err := d.confine(env); err != nil {
 		return err
 	}
+	return d.work(env, hangups, in, steering)
+}
+
+// work runs what a gatewayd consists of, once its sockets are open, until env.Ctx ends or another gatewayd takes over.
+func (d *daemon) work(env cmdenv.Env, hangups <-chan os.Signal, in *inheritance, steering *steer.Steering) error {
+	ctx, cancel := context.WithCancel(env.Ctx)
+	// What draining connections send is told to controld after ctx has ended.
+	linked, unlink := context.WithCancel(context.WithoutCancel(ctx))
+	telling, told := context.WithCancel(linked)
+	defer told()
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
 	defer unlink()
 	defer cancel()
 	var defect atomic.Bool
-	for _, helper := range []func(){
-		func() { _ = d.link.Run(linked) },
-		func() { d.tellStreams(telling) },
-		func() { d.watchAuthority(ctx) },
-		func() { d.gateway.Watch(ctx) },
-		func() { d.reloads(ctx, hangups) },
-	} {
+	help := func(helper func()) {
 		helpers.Go(func() {
 			defer env.Recover(func() { defect.Store(true); cancel() })
 			helper()
 		})
 	}
+	help(func() { _ = d.link.Run(linked) })
+	help(func() { d.tellStreams(telling) })
+	help(func() { d.watchAuthority(ctx) })
+	help(func() { d.gateway.Watch(ctx) })
+	help(func() { d.reloads(ctx, hangups) })
+	if err := d.takeOver(ctx, in, steering); err != nil {
+		return err
+	}
+	closeMetrics := d.serveMetrics(in.metrics)
+	defer closeMetrics()
+	o := offer{d, in.name, steering, in.metrics, make(chan parting, 1)}
+	help(func() { o.serve(ctx) })
 	d.advise()
-	log.Info("gatewayd runs", "mode", cfg.Steer.Mode, "listen", steering.Listener.Addr().String(), "keylink", cfg.Keylink, "version", cmdenv.Version())
-	err = d.serve(ctx, steering)
+	d.log.Info("gatewayd runs", "mode", d.cfg.Steer.Mode, "listen", steering.Listener.Addr().String(), "keylink", d.cfg.Keylink, "version", cmdenv.Version())
+	err := d.serve(ctx, steering, o.parting, closeMetrics)
 	told()
 	d.tellLast()
 	if err != nil || !defect.Load() {
@@ -157,7 +170,7 @@ func assemble(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (*daemon, er
 	if err != nil {
 		return nil, err
 	}
-	d := &daemon{log: log, cfg: cfg, uplink: new(uplinks), keys: newKeyState(self.Name)}
+	d := &daemon{log: log, cfg: cfg, uplink: new(uplinks), keys: newKeyState(self.Name), renewed: make(chan struct{}, 1)}
 	if err := d.uplink.configure(cfg); err != nil {
 		return nil, err
 	}
@@ -183,13 +196,15 @@ func assemble(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (*daemon, er
 	return d, nil
 }
 
-// serve serves devices until ctx ends, then lets them finish.
-func (d *daemon) serve(ctx context.Context, steering *steer.Steering) error {
+// serve serves devices until ctx ends or another gatewayd takes over, then lets them finish.
+func (d *daemon) serve(ctx context.Context, steering *steer.Steering, takenOver <-chan parting, closeMetrics func()) error {
 	served := make(chan error, 1)
 	go func() { served <- d.gateway.Serve(context.WithoutCancel(ctx), steering.Listener) }()
 	select {
 	case err := <-served:
 		return err
+	case p := <-takenOver:
+		return d.part(ctx, p, steering, served, closeMetrics)
 	case <-ctx.Done():
 	}
 	d.log.Info("stopping: no new connections; open ones may finish", "for", drainTime)
@@ -228,6 +243,10 @@ func (d *daemon) snapshot(s keylink.Snapshot, renewed bool) {
 		d.log.Error("keylink: a new policy without keys: devices are told to come back", "error", err)
 	}
 	d.gateway.SetState(state)
+	select {
+	case d.renewed <- struct{}{}:
+	default:
+	}
 	d.link.Report(d.report())
 }
 
