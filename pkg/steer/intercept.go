@@ -151,7 +151,6 @@ func (s *Steering) intercept(l *net.TCPListener, o Options, log *slog.Logger) (*
 	if o.Mode == ModeTProxy {
 		warnBridged(o.LAN, log)
 	}
-	s.again = i.install
 	if o.Mode == ModeRedirect && o.Inherit == nil { // only a connection's first packet is redirected
 		if n, err := Forget(o); err != nil {
 			log.Warn("connections from before this start stay cut off until they end", "error", err.Error())

@@ -102,7 +102,6 @@ type Steering struct {
 	Listener net.Listener // accepted connections have the dialled address as their LocalAddr
 
 	socket   *net.TCPListener // below Listener; nil in mode nfqueue
-	again    func() error     // for Reclaim; nil: nothing leads there
 	devices  *devices
 	kernel   *kernelDevices  // mode tc, else nil
 	unhear   func()          // likewise; ends what listens to the classifier
@@ -210,7 +209,6 @@ func (s *Steering) begin(l *net.TCPListener, o Options, log *slog.Logger) (w *wa
 	if s.attacher, err = newAttacher(s.program, o, log); err != nil {
 		return nil, err
 	}
-	s.again = s.attacher.again
 	if w, err = newWatcher(s.attacher, s.acceptor, log); err != nil {
 		return nil, err
 	}
@@ -275,13 +273,14 @@ func (s *Steering) release() {
 // inside this process.
 func (s *Steering) Socket() *net.TCPListener { return s.socket }
 
-// Reclaim puts into place again, in one step, what leads devices to the listener, where another process has put its own there. Both
-// lead to the same one, if that process inherited it, so that no device notices.
+// Reclaim attaches the classifier again, in one step, where another process's has taken its place. Both assign to the same
+// listener, if that one inherited it, so that no device notices. In other modes there is nothing to do, or no privilege left for it: there a
+// process must not take over with another LAN or other ports.
 func (s *Steering) Reclaim() error {
-	if s.again == nil {
+	if s.attacher == nil {
 		return nil
 	}
-	return s.again()
+	return s.attacher.again()
 }
 
 // Attached says how the classifier is attached: interface name to AttachTCX or AttachClsact. Interfaces that do not

@@ -95,11 +95,13 @@ func (o *offer) answer(ctx context.Context, c *net.UnixConn) (gone bool, err err
 
 // give sends the sockets that the new one can go on with.
 func (o *offer) give(c *net.UnixConn, ask word) error {
-	cfg := o.d.cfg
+	own := asking(o.d.cfg)
 	devices := o.steering.Socket()
 	switch {
-	case ask.Mode != cfg.Steer.Mode:
-		return fmt.Errorf("steer.mode is %q here and %q there: stop this gatewayd and start the other", cfg.Steer.Mode, ask.Mode)
+	case ask.Mode != own.Mode:
+		return fmt.Errorf("steer.mode is %q here and %q there: stop this gatewayd and start the other", own.Mode, ask.Mode)
+	case ask.Rules != own.Rules:
+		return fmt.Errorf("in steer.mode %q steer.lan and steer.ports cannot change in a handover: stop this gatewayd and start the other", own.Mode)
 	case devices == nil:
 		return fmt.Errorf("in steer.mode %q connections are inside the process and cannot be handed over: stop this gatewayd and start the other", ask.Mode)
 	}
@@ -112,8 +114,8 @@ func (o *offer) give(c *net.UnixConn, ask word) error {
 		same   bool
 	}{
 		{socketName, o.name, true},
-		{socketDevices, devices, cfg.Steer.Mode != config.ModeListen || ask.Listen == cfg.Steer.Listen},
-		{socketMetrics, o.metrics, ask.Metrics == cfg.Metrics.Listen},
+		{socketDevices, devices, ask.Listen == own.Listen},
+		{socketMetrics, o.metrics, ask.Metrics == own.Metrics},
 	} {
 		socket, ok := s.socket.(syscall.Conn)
 		if !ok || !s.same {

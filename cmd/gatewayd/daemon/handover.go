@@ -49,6 +49,7 @@ type word struct {
 	Say     string        `json:"say"`
 	Mode    string        `json:"mode,omitempty"`
 	Listen  string        `json:"listen,omitempty"`  // steer.listen, of mode listen
+	Rules   string        `json:"rules,omitempty"`   // steer.lan and steer.ports, of the modes in which they cannot change
 	Metrics string        `json:"metrics,omitempty"` // metrics.listen
 	Sockets []string      `json:"sockets,omitempty"` // what comes with it, in this order
 	Ready   bool          `json:"ready,omitempty"`   // the old one has policy and keys
@@ -126,11 +127,7 @@ func inheritFrom(old *net.UnixConn, cfg *config.Config, takeover bool) (*inherit
 	if !takeover {
 		return nil, fmt.Errorf("a gatewayd with this keylink socket runs already: stop it, or start with -takeover to go on with its sockets")
 	}
-	ask := word{Say: sayAsk, Mode: cfg.Steer.Mode, Metrics: cfg.Metrics.Listen}
-	if ask.Mode == config.ModeListen {
-		ask.Listen = cfg.Steer.Listen
-	}
-	if err := speak(old, ask, nil); err != nil {
+	if err := speak(old, asking(cfg), nil); err != nil {
 		return nil, fmt.Errorf("handover: ask the gatewayd that runs: %w", err)
 	}
 	w, fds, err := listenTo(old, saySockets, wordTimeout)
@@ -143,6 +140,18 @@ func inheritFrom(old *net.UnixConn, cfg *config.Config, takeover bool) (*inherit
 		return nil, fmt.Errorf("handover: take the sockets of the gatewayd that runs: %w", err)
 	}
 	return in, nil
+}
+
+// asking is what a gatewayd of this configuration asks.
+func asking(cfg *config.Config) word {
+	w := word{Say: sayAsk, Mode: cfg.Steer.Mode, Metrics: cfg.Metrics.Listen}
+	switch w.Mode {
+	case config.ModeListen:
+		w.Listen = cfg.Steer.Listen
+	case config.ModeTProxy, config.ModeRedirect:
+		w.Rules = fmt.Sprint(cfg.Steer.LAN, cfg.Steer.Ports)
+	}
+	return w
 }
 
 // trusted reports whether a user may hand sockets to this process: who has them reads what devices say.
