@@ -64,6 +64,7 @@ func (c *checker) config(name string, raw *file) *Config {
 	cfg.Control = c.control(&raw.Control, &cfg.Uplink)
 	cfg.Downlink = Downlink{TellStatus: raw.Downlink.TellStatus}
 	cfg.Limits = c.limits(&raw.Limits)
+	cfg.Devices = c.devices(&raw.Devices, raw.Steer.Mode)
 	cfg.Metrics = Metrics{Listen: raw.Metrics.Listen}
 	if raw.Metrics.Listen != "" {
 		c.listenAddr("metrics.listen", raw.Metrics.Listen)

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"time"
 
@@ -77,6 +78,7 @@ type Config struct {
 	Control  Control
 	Downlink Downlink
 	Limits   Limits
+	Devices  Devices
 	Metrics  Metrics
 }
 
@@ -124,6 +126,15 @@ type Limits struct {
 	MaxConnections int
 	ConnectTimeout time.Duration // from accept to a whole CONNECT, and for dialling the broker
 	Drain          time.Duration // over which a gatewayd that was taken over from ends its connections
+}
+
+// Devices says who is kept out, and how often anybody else may connect.
+type Devices struct {
+	DenyMACs [][6]byte      // Ethernet source addresses; mode tc only
+	DenyNets []netip.Prefix // an address alone has all its bits
+	Every    time.Duration  // one new connection of a device so often, in the long run; 0: no limit
+	Burst    int            // and so many at once
+	Metrics  bool           // /metrics has series for single devices
 }
 
 // Metrics is the HTTP server for /metrics and /status.

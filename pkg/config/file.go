@@ -15,6 +15,7 @@ type file struct {
 	Control  controlFile  `toml:"control"`
 	Downlink downlinkFile `toml:"downlink"`
 	Limits   limitsFile   `toml:"limits"`
+	Devices  devicesFile  `toml:"devices"`
 	Metrics  metricsFile  `toml:"metrics"`
 }
 
@@ -61,6 +62,13 @@ type limitsFile struct {
 	Drain          string         `toml:"drain"`
 }
 
+type devicesFile struct {
+	Deny    []string `toml:"deny"`
+	Rate    string   `toml:"rate"`
+	Burst   int64    `toml:"burst"`
+	Metrics bool     `toml:"metrics"`
+}
+
 type metricsFile struct {
 	Listen string `toml:"listen"`
 }
@@ -75,6 +83,7 @@ func defaults() file {
 		Uplink:  uplinkFile{TLS: true},
 		Control: controlFile{Prefix: defaultPrefix},
 		Limits:  limitsFile{MaxMessage: "256KiB", MaxConnections: 4096, ConnectTimeout: "10s", Drain: "30s"},
+		Devices: devicesFile{Burst: 10},
 		Metrics: metricsFile{Listen: defaultMetrics},
 	}
 }

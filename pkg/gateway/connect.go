@@ -32,6 +32,9 @@ func (c *conn) connect() error {
 	if err := c.dial(); err != nil {
 		return err
 	}
+	if refuses := c.g.cfg.Refuses; refuses != nil && refuses(c.from.Addr()) {
+		return errStopped
+	}
 	if now := c.g.state.Load(); now != box { // dialling took its time
 		box = now
 		if packet, err = c.outgoing(f, &con, box.State); err != nil {

@@ -85,6 +85,7 @@ type Config struct {
 	// Dial opens the uplink for a device that dialled dst. Errors should be of package uplink;
 	// an *uplink.Conn must come unwrapped, as its Read does not block.
 	Dial       func(ctx context.Context, dst netip.AddrPort) (net.Conn, error)
+	Refuses    func(device netip.Addr) bool        // may be nil; asked before a device's CONNECT goes on: see Disconnect
 	UnknownKey func(group string, id crypto.KeyID) // may be nil; called off the hot path, must not block
 	Log        *slog.Logger                        // nil = discard
 	TellStatus bool                                // devices of MQTT 5 read in user properties what was found out about a message; see tell.go

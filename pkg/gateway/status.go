@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"cmp"
+	"maps"
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -39,6 +41,51 @@ type DeviceStatus struct {
 	Up      uint64 `json:"up"`      // messages forwarded
 	Down    uint64 `json:"down"`
 	Refused uint64 `json:"refused"`
+}
+
+// Clients are the connections of one device at present.
+type Clients struct {
+	Connections int
+	IDs         []string // client ids, the first eight by name; without those that are empty or not known yet
+}
+
+const maxClients = 8
+
+// Clients returns them by the devices' addresses.
+func (g *Gateway) Clients() map[netip.Addr]Clients {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	all := make(map[netip.Addr]Clients)
+	for c := range g.conns {
+		d := all[c.from.Addr()]
+		d.Connections++
+		if c.running.Load() && c.name() != "" {
+			d.IDs = append(d.IDs, c.name())
+		}
+		all[c.from.Addr()] = d
+	}
+	for addr, d := range all {
+		slices.Sort(d.IDs)
+		d.IDs = d.IDs[:min(len(d.IDs), maxClients)]
+		all[addr] = d
+	}
+	return all
+}
+
+// Disconnect ends the connections of the devices that match, as Close would, and returns how many. A connection that is only
+// beginning is found here or asks Config.Refuses afterwards, so what both answer alike leaves none over.
+func (g *Gateway) Disconnect(match func(device netip.Addr) bool) int {
+	g.mu.Lock()
+	conns := slices.Collect(maps.Keys(g.conns))
+	g.mu.Unlock()
+	n := 0
+	for _, c := range conns {
+		if match(c.from.Addr()) {
+			c.abort()
+			n++
+		}
+	}
+	return n
 }
 
 // Metrics gives the counters.

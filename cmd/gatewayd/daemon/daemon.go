@@ -128,6 +128,7 @@ func steerOptions(cfg *config.Config) steer.Options {
 	return steer.Options{
 		Mode: s.Mode, LAN: s.LAN, Uplink: s.Uplink, Bridge: s.Bridge, Ethertypes: s.Ethertypes, Ports: s.Ports, Listen: s.Listen,
 		SpoofSource: s.SpoofSource, FixedBroker: len(cfg.Uplink.Broker) > 0, ConfigFile: cfg.File, Attach: attach,
+		Devices: deviceRules(&cfg.Devices),
 	}
 }
 

@@ -61,6 +61,7 @@ func listenError(key, addr string, err error) error {
 func (d *daemon) writeMetrics(w io.Writer) {
 	d.gateway.Metrics().WritePrometheus(w)
 	d.keys.writePrometheus(w)
+	d.writeDevices(w)
 }
 
 // writePrometheus writes what is known from controld. The epochs that are sealed under are
@@ -89,6 +90,8 @@ type Status struct {
 	PolicyVersion uint64        `json:"policy_version"`     // 0: none yet
 	Groups        []GroupStatus `json:"groups"`
 	Traffic       any           `json:"traffic"`
+
+	Devices *DevicesStatus `json:"devices"` // null before steering has begun
 }
 
 // GroupStatus is what gatewayd knows of one group.
@@ -105,6 +108,7 @@ type GroupStatus struct {
 func (d *daemon) writeStatus(w io.Writer) {
 	s := d.keys.status(boottime.Now())
 	s.Version, s.Ready, s.Traffic = cmdenv.Version(), d.gateway.Ready(), d.gateway.Status()
+	s.Devices = d.devicesStatus()
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	_ = enc.Encode(s)

@@ -28,6 +28,7 @@ func (d *daemon) reload() {
 		d.log.Warn("reload: these changes need a restart and have no effect yet", "keys", strings.Join(keys, " "))
 	}
 	d.gateway.SetLimits(next.Limits.MaxConnections, next.Limits.ConnectTimeout)
+	d.reloadDevices(next)
 	d.log.Info("reload: the uplink's settings and limits hold for new connections")
 }
 

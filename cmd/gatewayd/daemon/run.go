@@ -37,6 +37,9 @@ type daemon struct {
 	keys    *keyState
 	renewed chan struct{} // capacity 1: the pipeline has got another state
 
+	steering  atomic.Pointer[steer.Steering] // nil until it has begun
+	perDevice atomic.Bool                    // devices.metrics
+
 	untoldMu sync.Mutex
 	untold   []keylink.Stream // guarded by untoldMu; heads that no report has taken yet
 
@@ -73,6 +76,7 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger, takeover bool) (e
 		return err
 	}
 	defer steering.Close()
+	d.steering.Store(steering)
 	if err := d.confine(env); err != nil {
 		return err
 	}
@@ -174,6 +178,7 @@ func assemble(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (*daemon, er
 	if err := d.uplink.configure(cfg); err != nil {
 		return nil, err
 	}
+	d.perDevice.Store(cfg.Devices.Metrics)
 	d.link = keylink.NewClient(cfg.Keylink, keylink.ClientOptions{
 		Log:         log,
 		OnSnapshot:  d.snapshot,
@@ -190,6 +195,7 @@ func assemble(env cmdenv.Env, cfg *config.Config, log *slog.Logger) (*daemon, er
 		ControlPrefix:  cfg.Control.Prefix,
 		TellStatus:     cfg.Downlink.TellStatus,
 		Dial:           d.uplink.dial,
+		Refuses:        d.refuses,
 		UnknownKey:     d.link.ReportUnknown,
 		Log:            log,
 	})

@@ -197,6 +197,7 @@ type gatewaydStatus struct {
 			Refused uint64 `json:"refused"`
 		} `json:"devices"`
 	} `json:"traffic"`
+	Sources *deviceStatus `json:"devices"`
 }
 
 type controldStatus struct {
@@ -244,6 +245,7 @@ func (g *gatewaydStatus) table(w io.Writer) {
 	}
 	fmt.Fprintf(w, "refused\t%s\n", counts(g.Traffic.Refused))
 	fmt.Fprintf(w, "uplink errors\t%s\n", counts(g.Traffic.Uplink))
+	g.Sources.line(w)
 	g.Traffic.Checkpoints.table(w)
 	if len(g.Groups) > 0 {
 		fmt.Fprintf(w, "\nGROUP\tEPOCH\tSENDING\tFRESH\tKEYS\tAGE\n")
@@ -257,6 +259,7 @@ func (g *gatewaydStatus) table(w io.Writer) {
 	for _, d := range g.Traffic.Devices {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%d\n", orDash(screen.Plain(d.Client)), d.Device, d.Broker, age(float64(d.Seconds)), d.Up, d.Down, d.Refused)
 	}
+	g.Sources.table(w)
 	fmt.Fprintln(w)
 }
 
