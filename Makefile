@@ -55,6 +55,10 @@ MAX_FLASH   := 3200000
 dist: ## the three programs in one file `sealgate` for five architectures, into dist/, and hold its size in flash
 	@GO='$(GO)' LDFLAGS='$(LDFLAGS)' COLD='$(COLD)' MAX_FLASH=$(MAX_FLASH) firmware-image/dist.sh dist $(PLATFORMS)
 
+.PHONY: ipk
+ipk: dist ## packages for OpenWrt's opkg, of every architecture, into dist/openwrt/
+	@$(GO) run ./firmware-image/mkipk -time "$$(git log -1 --format=%ct)"
+
 .PHONY: reproduce
 reproduce: dist
 	@firmware-image/reproduce.sh dist linux/mipsle

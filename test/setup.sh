@@ -27,6 +27,8 @@ if [ "${1:-}" != demo ]; then
 	need npm npm
 	need openssl openssl
 	need mksquashfs squashfs-tools
+	need shellcheck shellcheck
+	need busybox busybox-static
 	want clang-14 clang-14 # the compiler that the committed BPF objects are compared with
 	want llvm-strip-14 llvm-14
 	[ -x /usr/bin/python3 ] || missing="$missing python3"
