@@ -124,6 +124,9 @@ func checkText(b []byte) *refusal {
 	return nil
 }
 
+// validText reports whether checkText finds nothing.
+func validText(b []byte) bool { return ascii(b) || checkText(b) == nil }
+
 // checkName holds a topic name to section 4.7, but for its length.
 func checkName(b []byte) *refusal {
 	if plain(b) {

@@ -378,7 +378,7 @@ func scanProperties(t Type, b []byte) (found properties, err *Error) {
 
 // scanPublish is scanProperties for PUBLISH, on the way of every message with properties.
 func (p *properties) scanPublish(b []byte) (err *Error) {
-	if p.scanUsual(b) {
+	if p.scanValid(b) {
 		return nil
 	}
 	*p, err = scanProperties(PUBLISH, b)
@@ -388,9 +388,8 @@ func (p *properties) scanPublish(b []byte) (err *Error) {
 // repeatable are the properties that a PUBLISH may hold more than once, one bit for each identifier.
 const repeatable uint64 = 1<<PropUserProperty | 1<<PropSubscriptionID
 
-// scanUsual finds what scanProperties would find in the block b of a PUBLISH. It reports false for whatever is wrong, and for what is right
-// but rare (text beyond ASCII, a subscription identifier over 127): scanProperties decides then.
-func (p *properties) scanUsual(b []byte) bool {
+// scanValid finds what scanProperties finds in the block b of a PUBLISH if that is valid. It reports false if not: scanProperties says why.
+func (p *properties) scanValid(b []byte) bool {
 	p.alias, p.runs.n = 0, 0
 	seen, last := uint64(0), false // last: the property before is of the content
 	for rest := b; len(rest) > 0; {
@@ -399,15 +398,15 @@ func (p *properties) scanUsual(b []byte) bool {
 		case PropUserProperty:
 			key := fieldEnd(rest, 1)
 			n = fieldEnd(rest, key)
-			if n > len(rest) || !ascii(rest[3:key]) || !ascii(rest[key+2:n]) {
+			if n > len(rest) || !validText(rest[3:key]) || !validText(rest[key+2:n]) {
 				return false
 			}
 		case PropContentType:
-			if n = fieldEnd(rest, 1); n > len(rest) || !ascii(rest[3:n]) {
+			if n = fieldEnd(rest, 1); n > len(rest) || !validText(rest[3:n]) {
 				return false
 			}
 		case PropResponseTopic:
-			if n = fieldEnd(rest, 1); n > len(rest) || !plain(rest[3:n]) {
+			if n = fieldEnd(rest, 1); n > len(rest) || checkName(rest[3:n]) != nil {
 				return false
 			}
 		case PropCorrelationData:
@@ -426,9 +425,11 @@ func (p *properties) scanUsual(b []byte) bool {
 				return false
 			}
 		case PropSubscriptionID:
-			if n = 2; len(rest) < n || rest[1] == 0 || rest[1] > 127 {
+			value, width := Varint(rest[1:])
+			if width <= 0 || value == 0 {
 				return false
 			}
+			n = 1 + width
 		default:
 			return false
 		}

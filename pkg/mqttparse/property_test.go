@@ -121,8 +121,8 @@ func TestPropertyRefusals(t *testing.T) {
 	}
 }
 
-// The quick scan of PUBLISH takes what is usual, and leaves to the thorough one what is not, right or wrong.
-func TestScanUsual(t *testing.T) {
+// The scan of PUBLISH alone agrees with that of all packets.
+func TestScanPublish(t *testing.T) {
 	pair := "\x26" + str("k") + str("v")
 	for _, tt := range []struct {
 		block string
@@ -130,25 +130,27 @@ func TestScanUsual(t *testing.T) {
 	}{
 		{"", true},
 		{"\x01\x01\x02\x00\x00\x00\x09\x03" + str("a") + "\x08" + str("r/1") + "\x09" + str("\x00\xff") + "\x23\x00\x07" + pair, true},
-		{"\x0b\x7f\x0b\x01" + pair + pair, true},
-		{"\x03" + str("") + "\x26" + str("#") + str("four+"), true},
-		{"\x0b\x80\x01", false}, // right
-		{"\x03" + str("text/pläin"), false},
-		{"\x18\x00\x00\x00\x09", false}, // wrong
+		{"\x0b\x7f\x0b\x80\x01" + pair + pair, true},
+		{"\x03" + str("text/pläin") + "\x26" + str("#") + str("four+") + "\x08" + str("ä/b"), true},
+		{"\x18\x00\x00\x00\x09", false},
 		{"\x08" + str("a/+"), false},
+		{"\x08" + str("ä/#"), false},
+		{"\x03" + str("\xff"), false},
+		{"\x26" + str("k") + str("\x00"), false},
 		{"\x01\x01\x01\x01", false},
+		{"\x01\x02", false},
 		{"\x23\x00\x00", false},
 		{"\x0b\x00", false},
+		{"\x0b\x80", false},
 		{"\x26" + str("k") + "\x00", false},
 		{"\x26\x00\x05k", false},
 		{"\x7f", false},
 	} {
 		var got properties
-		if got.scanUsual([]byte(tt.block)) != tt.want {
-			t.Errorf("%x is usual: %v", tt.block, !tt.want)
-		}
-		if want, err := scanProperties(PUBLISH, []byte(tt.block)); tt.want && (err != nil || got != want) {
-			t.Errorf("%x: %+v at a glance, %+v looked at, error %v", tt.block, got, want, err)
+		ok := got.scanValid([]byte(tt.block))
+		want, err := scanProperties(PUBLISH, []byte(tt.block))
+		if ok != tt.want || ok != (err == nil) || ok && got != want {
+			t.Errorf("%x: %+v in a PUBLISH, which is valid: %v; in any packet %+v, error %v", tt.block, got, ok, want, err)
 		}
 	}
 }
