@@ -157,6 +157,10 @@ bench: setup build ## gatewayd beside HAProxy: processor time a message, memory,
 	@SEALGATE_BIN=$(BIN) $(GO) run ./test/bench
 	$(GO) test -run '^$$' -bench . -benchtime 200ms ./pkg/...
 
+.PHONY: bench-steer
+bench-steer: setup build ## what each way to steer costs beside a plain proxy (as root); writes the tables of docs/PERFORMANCE.md
+	@SEALGATE_BIN=$(BIN) $(GO) run ./test/bench -steer -doc docs/PERFORMANCE.md
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (60s), FUZZJOBS (2) side by side; a failing input stays under testdata
 	$(GO) run ./test/fuzz -time $(FUZZTIME) -jobs $(FUZZJOBS)

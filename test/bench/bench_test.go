@@ -1,6 +1,9 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -34,4 +37,20 @@ func TestHAProxyCarriesTheLoad(t *testing.T) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.Log(s.suites)
+}
+
+// TestSteeringIsMeasured runs the comparison of the ways to steer in small, and writes its tables into a document.
+func TestSteeringIsMeasured(t *testing.T) {
+	tables := compareSteering(t, ways[:3], 1, 50*time.Millisecond, 100)
+	if n := strings.Count(tables, "| `tc`, TCX | "); n != len(steerMeasures) {
+		t.Errorf("%d of %d tables have mode tc:\n%s", n, len(steerMeasures), tables)
+	}
+	doc := filepath.Join(t.TempDir(), "PERFORMANCE.md")
+	if err := os.WriteFile(doc, []byte("before\n"+tableBegins+"old\n"+tableEnds+"behind\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	writeTables(t, doc, tables)
+	if b, err := os.ReadFile(doc); err != nil || string(b) != "before\n"+tableBegins+tables+tableEnds+"behind\n" {
+		t.Errorf("the document became %q, %v", b, err)
+	}
 }

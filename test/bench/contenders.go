@@ -15,11 +15,15 @@ import (
 type contender struct {
 	name string
 	addr string
-	proc *lab.Proc
+	proc *lab.Proc      // nil: none, devices dial the sink
+	ns   *lab.Namespace // where devices are; nil: the benchmark's own
 }
 
 // cpu is the processor time the process has used so far.
 func (c contender) cpu() time.Duration {
+	if c.proc == nil {
+		return 0
+	}
 	d, err := c.proc.CPU()
 	if err != nil {
 		return 0
@@ -41,14 +45,14 @@ func newBench(t lab.T) *bench {
 	plant.WriteConf(t)
 	plant.Up(t)
 	b := &bench{programs: plant.Programs}
-	b.contenders = append(b.contenders, contender{"gatewayd", plant.DeviceAddr(), plant.Gatewayd})
+	b.contenders = append(b.contenders, contender{name: "gatewayd", addr: plant.DeviceAddr(), proc: plant.Gatewayd})
 	if c, ok := haproxy(t, s, plant.CA); ok {
 		b.contenders = append(b.contenders, c)
 	} else {
 		fmt.Println("HAProxy is not installed: gatewayd runs without comparison.")
 	}
 	for _, c := range b.contenders {
-		conn, err := connect(c.addr, "probe")
+		conn, err := connect(nil, c.addr, "probe")
 		if err != nil {
 			t.Fatalf("reach the sink through %s: %v", c.name, err)
 		}
@@ -90,7 +94,7 @@ func haproxy(t lab.T, s *sink, ca *lab.CA) (contender, bool) {
 	for range 200 { // it says nothing when it is ready
 		if conn, err := net.Dial("tcp", addr); err == nil {
 			conn.Close()
-			return contender{"HAProxy", addr, proc}, true
+			return contender{name: "HAProxy", addr: addr, proc: proc}, true
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

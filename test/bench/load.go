@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"sealgate/test/lab"
 )
 
 // load is a set of connections that keep a window of QoS 1 messages full. The packets are made once; a message costs the
@@ -24,27 +27,34 @@ type load struct {
 
 const ioTimeout = 20 * time.Second
 
-// connect opens a connection and speaks MQTT until CONNACK.
-func connect(addr, clientID string) (net.Conn, error) {
-	conn, err := net.DialTimeout("tcp", addr, ioTimeout)
+// connect opens a connection from a namespace, nil for the process's own, and speaks MQTT until CONNACK.
+func connect(ns *lab.Namespace, addr, clientID string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), ioTimeout)
+	defer cancel()
+	conn, err := ns.Dial(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
+	return conn, introduce(conn, clientID)
+}
+
+// introduce speaks MQTT until CONNACK, and closes the connection where it does not come.
+func introduce(conn net.Conn, clientID string) error {
 	conn.SetDeadline(time.Now().Add(ioTimeout))
 	packet := append([]byte{0x10, byte(12 + len(clientID))}, "\x00\x04MQTT\x04\x02\x00\x00"...)
 	packet = binary.BigEndian.AppendUint16(packet, uint16(len(clientID)))
 	packet = append(packet, clientID...)
 	if _, err := conn.Write(packet); err != nil {
 		conn.Close()
-		return nil, err
+		return err
 	}
 	var ack [4]byte
 	if _, err := io.ReadFull(conn, ack[:]); err != nil || ack != [4]byte{0x20, 2, 0, 0} {
 		conn.Close()
-		return nil, fmt.Errorf("CONNACK % x, %w", ack, err)
+		return fmt.Errorf("CONNACK % x, %w", ack, err)
 	}
 	conn.SetDeadline(time.Time{})
-	return conn, nil
+	return nil
 }
 
 // publish makes a QoS 1 PUBLISH and says where its packet identifier is.
@@ -70,10 +80,10 @@ func publish(topic string, size int) (packet []byte, idAt int) {
 	return packet, idAt
 }
 
-func startLoad(addr string, w workload, size int) (*load, error) {
+func startLoad(c contender, w workload, size int) (*load, error) {
 	l := &load{}
 	for i := range w.connections {
-		conn, err := connect(addr, fmt.Sprintf("bench%d", i))
+		conn, err := connect(c.ns, c.addr, fmt.Sprintf("bench%d", i))
 		if err != nil {
 			l.stop()
 			return nil, err
@@ -169,7 +179,7 @@ type idle []net.Conn
 func openIdle(addr string, batch, n int) (idle, error) {
 	var conns idle
 	for i := range n {
-		conn, err := connect(addr, fmt.Sprintf("idle%d.%d", batch, i))
+		conn, err := connect(nil, addr, fmt.Sprintf("idle%d.%d", batch, i))
 		if err != nil {
 			conns.close()
 			return nil, fmt.Errorf("connection %d: %w", i, err)

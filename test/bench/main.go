@@ -37,7 +37,18 @@ func main() {
 	size := flag.Int("size", 100, "payload size in bytes")
 	idle := flag.Int("idle", 1000, "idle connections for the memory measurement")
 	settle := flag.Duration("settle", 10*time.Second, "how long memory may settle before it is read")
+	steering := flag.Bool("steer", false, "compare the ways to steer, in network namespaces, and nothing else (root)")
+	doc := flag.String("doc", "", "with -steer: the document whose table is to be written anew")
 	flag.Parse()
+	if *steering {
+		os.Exit(lab.Standalone("bench-steer", func(t lab.T) {
+			tables := compareSteering(t, ways, 2**rounds, 400*time.Millisecond, *size)
+			fmt.Print(tables)
+			if *doc != "" {
+				writeTables(t, *doc, tables)
+			}
+		}))
+	}
 	os.Exit(lab.Standalone("bench", func(t lab.T) {
 		b := newBench(t)
 		b.memory(t, *idle, *settle)
@@ -74,7 +85,7 @@ func (b *bench) compare(t lab.T, w workload, rounds int, round time.Duration, si
 
 // measure runs one round and returns the contender's processor time a message in microseconds, and messages a second.
 func measure(c contender, w workload, round time.Duration, size int) (micros, perSecond float64, err error) {
-	l, err := startLoad(c.addr, w, size)
+	l, err := startLoad(c, w, size)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -38,6 +38,27 @@ func newSink(t lab.T, cert lab.Cert) *sink {
 	return s
 }
 
+// plainSink is a sink without TLS at an address in a namespace.
+func plainSink(t lab.T, ns *lab.Namespace, addr string) {
+	l, err := ns.Listen("tcp", addr)
+	if err != nil {
+		t.Fatalf("listen for the sink: %v", err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				answer(conn)
+			}()
+		}
+	}()
+}
+
 func (s *sink) serve(conn *tls.Conn) {
 	defer conn.Close()
 	if conn.Handshake() != nil {
