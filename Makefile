@@ -105,6 +105,10 @@ sim: ## what the control plane costs fleets of up to 110,000 members, in virtual
 fleet: setup ## 200 members over one broker, 100 rotations: nobody behind for long, nothing lost
 	SEALGATE_FLEET=full SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -count=1 -timeout 15m -v ./test/fleet
 
+.PHONY: kills
+kills: setup build ## 1,000 publishers, gatewayd killed 20 times in two minutes: nothing in clear, nothing lost; prints the recoveries
+	SEALGATE_KILLS=full SEALGATE_BIN=$(BIN) SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -count=1 -timeout 10m -v -run '^TestKills$$' ./test/netns
+
 .PHONY: chaos
 chaos: build ## a fleet against a malicious broker and insiders, one scenario a rule; prints what was expected and seen
 	cd test/chaos && SEALGATE_BIN=$(BIN) $(GO) test -count=1 -timeout 5m

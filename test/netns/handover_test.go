@@ -42,7 +42,7 @@ func newScene(t *testing.T, p *lab.Plant, o crowdOptions) *scene {
 	s.sub = subscribe(t, p, "plant/#")
 	s.witness = newWitness(t, p, o.Needle)
 	s.crowd = startCrowd(t, p.Topo.Sensor, o)
-	s.crowd.awaitMore(t, o.N)
+	s.crowd.await(t, "the first messages", func() bool { return s.crowd.total >= o.N })
 	return s
 }
 
@@ -96,7 +96,7 @@ func (s *scene) handOver(t *testing.T) {
 	if err := s.Gatewayd.AwaitLine(lab.Within(t, time.Minute), "gatewayd runs"); err != nil {
 		t.Fatal(err)
 	}
-	s.crowd.awaitMore(t, 100)
+	s.crowd.awaitMore(t, 25)
 	if code, err := old.Wait(lab.Within(t, time.Minute)); err != nil || code != 0 {
 		t.Fatalf("the gatewayd before ended with %d, %v", code, err)
 	}
@@ -120,7 +120,7 @@ func TestHandover(t *testing.T) {
 		t.Run(c.mode+" "+c.user, func(t *testing.T) {
 			t.Parallel()
 			p := newPlant(t)
-			o := crowdOptions{Addr: p.DeviceAddr(), N: c.n, Needle: needle("handover"), Stay: 8 * time.Second, Away: time.Second, Pause: 2 * time.Second}
+			o := crowdOptions{Addr: p.DeviceAddr(), N: c.n, Needle: needle("handover"), Stay: time.Duration(c.n) * 20 * time.Millisecond, Away: 500 * time.Millisecond, Pause: 500 * time.Millisecond}
 			p.Conf.Set("uplink", "broker", p.BrokerAddr()).Set("limits", "drain", "1s").Set("steer", "mode", c.mode)
 			if c.mode == "listen" {
 				o.Addr = net.JoinHostPort(lab.LANIP4, "1883")
@@ -163,7 +163,7 @@ func (s *scene) notTaken(t *testing.T) {
 		if code != 1 || !strings.Contains(stderr, c.says) {
 			t.Errorf("%s: exit %d: %s", c.name, code, stderr)
 		}
-		s.crowd.awaitMore(t, 50)
+		s.crowd.awaitMore(t, 25)
 	}
 	s.killedBeforeReady(t)
 	select {
@@ -181,13 +181,13 @@ func (s *scene) killedBeforeReady(t *testing.T) {
 	if err := broken.AwaitLine(lab.Within(t, 20*time.Second), "confined"); err != nil {
 		t.Error(err)
 	}
-	s.crowd.awaitMore(t, 50)
+	s.crowd.awaitMore(t, 25)
 	broken.Kill()
 	s.Controld.Signal(syscall.SIGCONT)
 	if err := s.Gatewayd.AwaitLine(lab.Within(t, 20*time.Second), "handover broken off"); err != nil {
 		t.Error(err)
 	}
-	s.crowd.awaitMore(t, 50)
+	s.crowd.awaitMore(t, 25)
 }
 
 // altered is the configuration file with one value changed.

@@ -140,6 +140,9 @@ func setup(env cmdenv.Env, cfg *config.Config) error {
 		fmt.Fprintln(env.Stdout, "mode listen: nothing to install")
 		return nil
 	}
+	for _, m := range steer.Modes(steer.Abilities()) {
+		fmt.Fprintf(env.Stdout, "mode %s: %s\n", m.Name, m.Detail)
+	}
 	fmt.Fprintf(env.Stdout, "guard installed: forwarded TCP to %s is dropped\n", portList(cfg.Steer.Ports))
 	if n, err := steer.Forget(steerOptions(cfg)); err != nil {
 		fmt.Fprintf(env.Stdout, "connections from before may go on past the guard where a flow table carries them: %v\n", err)

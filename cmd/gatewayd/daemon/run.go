@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,15 +66,12 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger, takeover bool) (e
 	if in.metrics, err = listenMetrics(cfg.Metrics.Listen, in.metrics); err != nil {
 		return err
 	}
-	if err := sayModes(cfg.Steer.Mode, log); err != nil {
-		return err
-	}
 	// Its own context: at SIGTERM the drain decides when connections end, not the signal.
 	options := steerOptions(cfg)
 	options.Inherit = in.devices
 	steering, err := steer.Listen(context.WithoutCancel(env.Ctx), options, log)
 	if err != nil {
-		return err
+		return cmp.Or(refuseMode(cfg.Steer.Mode, log), err)
 	}
 	defer steering.Close()
 	d.steering.Store(steering)
@@ -124,9 +122,10 @@ func (d *daemon) work(env cmdenv.Env, hangups <-chan os.Signal, in *inheritance,
 	return errDefect
 }
 
-// sayModes logs in which modes this kernel can steer and why not in the others. It refuses a mode that cannot be; one that
-// could not be tried for want of privilege shows when steering begins.
-func sayModes(mode string, log *slog.Logger) error {
+// refuseMode logs in which modes this kernel can steer and why not in the others, and is why it cannot in this one; nil if it can, or
+// if that could not be tried for want of privilege. It is for a start that has failed: trying all modes takes longer, on a busy
+// machine, than all else until devices are served again.
+func refuseMode(mode string, log *slog.Logger) error {
 	if mode == config.ModeListen {
 		return nil
 	}
