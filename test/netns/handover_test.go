@@ -73,7 +73,7 @@ func (s *scene) settle(t *testing.T) {
 		t.Errorf("%d frames to port %d reached the broker's wire", len(leaked), s.DevicePort)
 	}
 	frames, bytes := s.capture.Frames()
-	t.Logf("%d connections, %d messages acknowledged, none missing; not connected %v; %d frames, %d bytes recorded", s.crowd.connected, s.crowd.total, s.crowd.failed, frames, bytes)
+	t.Logf("%d connections, %d messages acknowledged, %d missing; not connected %v; %d frames, %d bytes recorded", s.crowd.connected, s.crowd.total, missing, s.crowd.failed, frames, bytes)
 }
 
 // missing is how many messages were acknowledged and not opened by the subscriber.

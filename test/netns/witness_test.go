@@ -107,7 +107,7 @@ func (w *witness) see(payload []byte) {
 	w.streams[e.Kid] = true
 	at, content := number{e.Kid, e.Seq}, sha256.Sum256(payload)
 	if before, used := w.numbers[at]; used && before != content && len(w.reused) < 10 {
-		w.reused = append(w.reused, fmt.Sprintf("%x %d", e.Kid, e.Seq))
+		w.reused = append(w.reused, fmt.Sprintf("%v %d", e.Kid, e.Seq))
 	}
 	w.numbers[at] = content
 }
