@@ -1,6 +1,7 @@
 package steer
 
 import (
+	"net/netip"
 	"testing"
 
 	"sealgate/test/lab"
@@ -31,6 +32,64 @@ func BenchmarkClassifier(b *testing.B) {
 	} {
 		b.Run(name, func(b *testing.B) {
 			_, each, err := p.objects.SealgateSteer.Benchmark(f, max(b.N, 1000), b.ResetTimer)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(each.Nanoseconds()), "ns/packet")
+		})
+	}
+}
+
+// BenchmarkClassifierDevices is what BenchmarkClassifier's steered packet costs with devices known, limited and denied.
+func BenchmarkClassifierDevices(b *testing.B) {
+	lab.NeedRoot(b)
+	p, err := loadProgram()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer p.close()
+	l, err := openTransparent(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	if err := p.configure(l, []uint16{1883}); err != nil {
+		b.Fatal(err)
+	}
+	k, err := newKernelDevices(p, DeviceRules{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer k.clock.close()
+	d := newDevices(&Options{Mode: ModeTC}, k)
+	for i := range MaxDevices - 1 {
+		d.admit(number(i))
+	}
+	packet := func(flags byte) []byte {
+		return frame(ether(0x0800), ipv4(src4, dst4, protoTCP, 0), tcp(src4, dst4, 40000, 1883, flags))
+	}
+	var full DeviceRules
+	for i := range MaxDenied {
+		full.DenyMACs = append(full.DenyMACs, MAC{2, 0, 0, 9, byte(i >> 8), byte(i)})
+		full.DenyNets = append(full.DenyNets, netip.PrefixFrom(number(i<<4), 32))
+	}
+	for _, c := range []struct {
+		name  string
+		known bool
+		rules DeviceRules
+		flags byte
+	}{
+		{"unknown", false, DeviceRules{}, flagACK}, {"known", true, DeviceRules{}, flagACK}, {"knownSYN", true, DeviceRules{Every: 1, Burst: 10}, flagSYN},
+		{"knownDenyList", true, full, flagACK},
+	} {
+		if c.known {
+			d.admit(netip.MustParseAddr(src4))
+		}
+		if err := d.set(c.rules); err != nil {
+			b.Fatal(err)
+		}
+		b.Run(c.name, func(b *testing.B) {
+			_, each, err := p.objects.SealgateSteer.Benchmark(packet(c.flags), max(b.N, 1000), b.ResetTimer)
 			if err != nil {
 				b.Fatal(err)
 			}
