@@ -9,10 +9,9 @@ import (
 	"runtime"
 	"slices"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"sealgate/bpf"
 	"sealgate/pkg/steer/inpath"
 )
 
@@ -141,9 +140,7 @@ func tryTCX(p *program) error {
 	if p == nil {
 		return errNoClassifier
 	}
-	l, err := link.AttachTCX(link.TCXOptions{
-		Interface: lo.index, Program: p.objects.SealgateSteer, Attach: ebpf.AttachTCXIngress,
-	})
+	l, err := bpf.AttachTCX(p.objects.SealgateSteer, lo.index)
 	if err != nil {
 		return fmt.Errorf("kernel 6.6 or newer is needed: %w", err)
 	}

@@ -12,8 +12,9 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"sealgate/bpf"
 )
 
 // attacher keeps the classifier on the LAN interfaces. Attaching replaces what an earlier process left, in one step;
@@ -66,7 +67,7 @@ func haveTCX() error {
 	if err != nil {
 		return fmt.Errorf("find the loopback interface: %w", err)
 	}
-	_, err = link.QueryPrograms(link.QueryOptions{Target: lo.index, Attach: ebpf.AttachTCXIngress})
+	err = bpf.HaveTCX(lo.index)
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -199,22 +200,19 @@ func (a *attacher) attach(l iface) (how string, err error) {
 // attachTCX updates the pinned link, or makes one if there is none for this interface. A link whose interface has gone
 // does not come back with a new one of the same name.
 func attachTCX(p *ebpf.Program, l iface, pin string) error {
-	old, err := link.LoadPinnedLink(pin, nil)
+	old, err := bpf.OpenTCX(pin)
 	if err == nil {
 		defer old.Close()
-		info, err := old.Info()
-		if err == nil && info.TCX() != nil && int(info.TCX().Ifindex) == l.index {
+		if at, err := old.Interface(); err == nil && at == l.index {
 			return old.Update(p)
 		}
-		if err := old.Unpin(); err != nil {
+		if err := os.Remove(pin); err != nil {
 			return fmt.Errorf("remove the stale link %s: %w", pin, err)
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("open the pinned link %s: %w", pin, err)
 	}
-	made, err := link.AttachTCX(link.TCXOptions{
-		Interface: l.index, Program: p, Attach: ebpf.AttachTCXIngress, Anchor: link.Head(),
-	})
+	made, err := bpf.AttachTCX(p, l.index)
 	if err != nil {
 		return err
 	}
