@@ -113,6 +113,7 @@ type PlantOptions struct {
 	Embedded bool              // broker inside the testing process
 	NoBroker bool              // the caller starts one, with BrokerOptions
 	Members  map[string]string // beside gw1 and sub1: name to role
+	Topo     *Topology         // nil: one whose gateway routes
 }
 
 // NewPlant makes everything but the daemons: nothing of Sealgate runs or is set up in the kernel when it returns.
@@ -121,7 +122,7 @@ func NewPlant(t T, o PlantOptions) *Plant {
 	p := &Plant{Programs: Build(t), CA: NewCA(t, "broker CA"), BrokerHost: BrokerIP4, TLSPort: 8883, DevicePort: 1883}
 	if o.Loopback {
 		p.BrokerHost, p.TLSPort, p.DevicePort = "127.0.0.1", FreePort(t), FreePort(t)
-	} else {
+	} else if p.Topo = o.Topo; p.Topo == nil {
 		p.Topo = NewTopology(t)
 	}
 	p.BrokerCert = p.CA.Issue(t, "broker", time.Time{}, BrokerIP4, BrokerIP6, "127.0.0.1", "localhost")
@@ -173,6 +174,9 @@ func (p *Plant) conf(t T, member string) Conf {
 	} else {
 		c.Set("steer", "mode", "tc").Set("steer", "lan", []string{p.Topo.LAN}).Set("steer", "uplink", []string{p.Topo.Up})
 		c.Set("steer", "ports", []int{p.DevicePort})
+		if p.Topo.Bridge != "" {
+			c.Set("steer", "bridge", p.Topo.Bridge)
+		}
 	}
 	return c.Set("metrics", "listen", metrics)
 }

@@ -114,12 +114,21 @@ func (s *scene) takeover(conf string) lab.Cmd {
 // the one that runs as it was.
 func TestHandover(t *testing.T) {
 	for _, c := range []struct {
-		mode, user string
-		n          int
-	}{{"tc", "", 300}, {"tc", "nobody", 50}, {"tproxy", "nobody", 50}, {"redirect", "", 50}, {"listen", "", 50}} {
-		t.Run(c.mode+" "+c.user, func(t *testing.T) {
+		name, mode, user string
+		bridge           bool
+		n                int
+	}{
+		{"tc", "tc", "", false, 300}, {"tc as nobody", "tc", "nobody", false, 50}, {"in a bridge", "tc", "", true, 50},
+		{"tproxy as nobody", "tproxy", "nobody", false, 50}, {"redirect", "redirect", "", false, 50}, {"listen", "listen", "", false, 50},
+	} {
+		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			p := newPlant(t)
+			lab.NeedRoot(t)
+			var topo *lab.Topology
+			if c.bridge {
+				topo = lab.NewBridgeTopology(t, true)
+			}
+			p := newPlantIn(t, policy, topo)
 			o := crowdOptions{Addr: p.DeviceAddr(), N: c.n, Needle: needle("handover"), Stay: time.Duration(c.n) * 20 * time.Millisecond, Away: 500 * time.Millisecond, Pause: 500 * time.Millisecond}
 			p.Conf.Set("uplink", "broker", p.BrokerAddr()).Set("limits", "drain", "1s").Set("steer", "mode", c.mode)
 			if c.mode == "listen" {
@@ -148,7 +157,7 @@ func (s *scene) notTaken(t *testing.T) {
 	t.Helper()
 	other := "tc"
 	if s.Conf["steer"]["mode"] == other {
-		other = "listen"
+		other = "redirect"
 	}
 	for _, c := range []struct {
 		name, says string
@@ -156,8 +165,8 @@ func (s *scene) notTaken(t *testing.T) {
 	}{
 		{"a broken program", "", lab.Cmd{Path: lab.NeedTool(t, "false"), Args: s.takeover("").Args}},
 		{"without the flag", "runs already", lab.Cmd{NS: s.GatewayNS(), Path: s.Programs.Gatewayd, Args: []string{"-config", s.ConfFile}}},
-		{"another mode", "steer.mode is", s.takeover(s.altered(t, "steer", "mode", other))},
-		{"an account that is not there", "no such account", s.takeover(s.altered(t, "", "user", "nobody-of-that-name"))},
+		{"another mode", "steer.mode is", s.takeover(s.altered(t, map[string]any{"mode": other, "bridge": ""}))},
+		{"an account that is not there", "no such account", s.takeover(s.altered(t, map[string]any{"user": "nobody-of-that-name"}))},
 	} {
 		code, _, stderr := lab.Run(t, lab.Within(t, time.Minute), c.cmd)
 		if code != 1 || !strings.Contains(stderr, c.says) {
@@ -190,17 +199,42 @@ func (s *scene) killedBeforeReady(t *testing.T) {
 	s.crowd.awaitMore(t, 25)
 }
 
-// altered is the configuration file with one value changed.
-func (s *scene) altered(t *testing.T, section, key string, value any) string {
+// altered is the configuration file with values changed: user, and those of [steer].
+func (s *scene) altered(t *testing.T, values map[string]any) string {
 	t.Helper()
 	conf := lab.Conf{}
 	for name, keys := range s.Conf {
 		conf[name] = maps.Clone(keys)
 	}
-	conf.Set(section, key, value)
+	for key, value := range values {
+		section := "steer"
+		if key == "user" {
+			section = ""
+		}
+		conf.Set(section, key, value)
+	}
 	path := filepath.Join(t.TempDir(), "sealgate.toml")
 	if err := os.WriteFile(path, []byte(conf.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// TestHandoverFromOneThatDies kills the gatewayd that runs while another one, which has its sockets, waits for keys: that one serves.
+func TestHandoverFromOneThatDies(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	p.Up(t)
+	p.Controld.Signal(syscall.SIGSTOP)
+	heir := lab.Start(t, lab.Cmd{NS: p.GatewayNS(), Path: p.Programs.Gatewayd, Args: []string{"-takeover", "-config", p.ConfFile}})
+	if err := heir.AwaitLine(lab.Within(t, 30*time.Second), "confined"); err != nil {
+		t.Fatal(err)
+	}
+	p.Gatewayd.Kill()
+	p.Controld.Signal(syscall.SIGCONT)
+	p.Gatewayd = heir
+	p.AwaitReady(t)
+	if !lab.HasLine(heir.Stderr(), "going on without it") {
+		t.Errorf("it does not know that the one before has died: %q", heir.Stderr())
+	}
 }

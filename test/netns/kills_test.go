@@ -14,7 +14,7 @@ import (
 // in clear, no message that was acknowledged is missing, and devices are served again soon. `make kills` runs it in full.
 func TestKills(t *testing.T) {
 	t.Parallel()
-	publishers, kills, span, most := 300, 5, 20*time.Second, 30*time.Second
+	publishers, kills, span, most := 300, 5, 20*time.Second, 15*time.Second
 	if os.Getenv("SEALGATE_KILLS") == "full" {
 		publishers, kills, span, most = 1000, 20, 2*time.Minute, 2*time.Second
 	}

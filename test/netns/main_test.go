@@ -41,8 +41,14 @@ func newPlant(t *testing.T) *lab.Plant {
 func newPlantWith(t *testing.T, policy string) *lab.Plant {
 	t.Helper()
 	lab.NeedRoot(t)
+	return newPlantIn(t, policy, nil)
+}
+
+// newPlantIn is newPlantWith in a topology; nil: one whose gateway routes.
+func newPlantIn(t *testing.T, policy string, topo *lab.Topology) *lab.Plant {
+	t.Helper()
 	lab.NeedTool(t, "mosquitto")
-	p := lab.NewPlant(t, lab.PlantOptions{Policy: policy, NoBroker: true})
+	p := lab.NewPlant(t, lab.PlantOptions{Policy: policy, NoBroker: true, Topo: topo})
 	o := p.BrokerOptions()
 	o.Plain = p.DevicePort
 	o.Host = "" // every address, IPv4 and IPv6

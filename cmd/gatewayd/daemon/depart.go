@@ -70,6 +70,9 @@ func (o *offer) answer(ctx context.Context, c *net.UnixConn) (gone bool, err err
 	}
 	ask, fds, err := listenTo(c, sayAsk, wordTimeout)
 	closeAll(fds)
+	if refused := (*refusedError)(nil); errors.As(err, &refused) {
+		return false, errors.Join(err, speak(c, word{Say: sayNo, Reason: err.Error()}, nil))
+	}
 	if err != nil {
 		return false, nil // somebody looked whether we are there
 	}
