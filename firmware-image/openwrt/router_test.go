@@ -37,6 +37,7 @@ func TestMain(m *testing.M) {
 	if path, err := program(); err == nil {
 		os.RemoveAll(filepath.Dir(path))
 	}
+	lab.Clean()
 	os.Exit(code)
 }
 
@@ -164,10 +165,11 @@ func (r *router) uci(t *testing.T, options map[string]string) {
 // CLONE_NEWNET for a network.
 func (r *router) run(t *testing.T, flags uintptr, script string, stdin ...string) (out string, code int) {
 	t.Helper()
-	cmd := exec.Command("/bin/sh", "-c", "/bin/busybox mount -t proc proc /proc || exit 99\n"+script)
+	cmd := exec.CommandContext(lab.Within(t, 3*time.Minute), "/bin/sh", "-c", "/bin/busybox mount -t proc proc /proc || exit 99\n"+script)
 	cmd.Dir, cmd.Env = "/", []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.Stdin = strings.NewReader(strings.Join(stdin, ""))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: r.root, Unshareflags: syscall.CLONE_NEWNS | flags, Pdeathsig: syscall.SIGKILL}
+	// The script is the first of processes of its own: when it ends, all have ended.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: r.root, Cloneflags: syscall.CLONE_NEWPID, Unshareflags: syscall.CLONE_NEWNS | flags, Pdeathsig: syscall.SIGKILL}
 	var b bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &b, &b
 	err := cmd.Run()

@@ -1,0 +1,104 @@
+package openwrt
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"sealgate/test/embedded"
+	"sealgate/test/lab"
+)
+
+// fleet is a fleet whose operator answers joiners at a broker on loopback.
+type fleet struct {
+	dir, url, ca, sealctl string
+}
+
+func newFleet(t *testing.T) *fleet {
+	t.Helper()
+	ca := lab.NewCA(t, "broker CA")
+	broker := embedded.Start(t, embedded.Options{TLS: &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, "broker", time.Time{}, "127.0.0.1").Pair}}})
+	f := &fleet{dir: filepath.Join(t.TempDir(), "plant"), url: broker.URL(), ca: ca.File, sealctl: lab.Build(t).Sealctl}
+	f.run(t, "fleet", "init", f.dir, "--name", "plant")
+	f.run(t, "fleet", "add", f.dir, "--role", "subscriber", "--name", "alice")
+	return f
+}
+
+// ticket makes a ticket and answers whoever comes with it.
+func (f *fleet) ticket(t *testing.T, name string) string {
+	t.Helper()
+	ticket := f.run(t, "fleet", "ticket", f.dir, "--role", "gateway", "--name", name)
+	lab.Start(t, lab.Cmd{Path: f.sealctl, Args: []string{"fleet", "serve", f.dir, "-b", f.url, "--cafile", f.ca}})
+	return ticket
+}
+
+func (f *fleet) run(t *testing.T, args ...string) string {
+	t.Helper()
+	return lab.MustRun(t, lab.Within(t, time.Minute), lab.Cmd{Path: f.sealctl, Args: args})
+}
+
+// configure gives the router a configuration for the fleet. In mode listen nothing is put into the kernel, whose network is the
+// test's own here.
+func (f *fleet) configure(t *testing.T, r *router) {
+	t.Helper()
+	ca, err := os.ReadFile(f.ca)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.put(t, "/etc/sealgate/broker-ca.pem", string(ca))
+	r.uci(t, plain())
+	r.uci(t, map[string]string{
+		"sealgate/steer/mode": "listen", "sealgate/uplink/broker.1": strings.TrimPrefix(f.url, "mqtts://"), "sealgate/uplink/ca": "/etc/sealgate/broker-ca.pem",
+		"sealgate/control/broker.1": f.url, "sealgate/control/ca": "/etc/sealgate/broker-ca.pem",
+	})
+}
+
+// A ticket on standard input: the identity comes over the broker, is controld's alone, and both daemons are started with it.
+func TestEnrols(t *testing.T) {
+	t.Parallel()
+	r, f := newRouter(t), newFleet(t)
+	f.configure(t, r)
+	out := r.must(t, 0, accounts+": >/log\nsealgate-enrol && stat -c '%a %u:%g %n' /etc/sealgate/identity /etc/sealgate/identity/*.key && /etc/init.d/sealgate-gatewayd check", f.ticket(t, "gw1"))
+	if want := "750 5884:5883 /etc/sealgate/identity\n600 5884:5883 /etc/sealgate/identity/identity.key\n/var/run/sealgate/sealgate.toml: ok\n/var/run/sealgate/sealgate.toml: ok\n"; !strings.HasSuffix(out, want) {
+		t.Errorf("said\n%s\nwant it to end with\n%s", out, want)
+	}
+	if log := r.read("/log"); !strings.Contains(log, "open_instance|gatewayd\n") || !strings.Contains(log, "open_instance|controld\n") {
+		t.Errorf("procd was told\n%s", log)
+	}
+}
+
+// From the web page: the ticket is a file until it is taken up, the answer comes at once, and how it goes is asked for.
+func TestEnrolsFromPage(t *testing.T) {
+	t.Parallel()
+	r, f := newRouter(t), newFleet(t)
+	f.configure(t, r)
+	r.must(t, 0, accounts)
+	ask := func(ticket string) (asked struct {
+		Enrolled bool
+		Code     *int
+		Said     string
+	}) {
+		t.Helper()
+		out := r.must(t, 0, `sealgate-enrol --status >/dev/null && cat >/var/run/sealgate-enrol/ticket && sealgate-enrol --from-page || exit
+[ ! -e /var/run/sealgate-enrol/ticket ] || echo the ticket is there still
+until sealgate-enrol --status | tee /answer | grep -q '"code":[-0-9]'; do usleep 50000; done
+cat /answer`, ticket)
+		if err := json.Unmarshal([]byte(out), &asked); err != nil {
+			t.Fatalf("%v in %q", err, out)
+		}
+		return asked
+	}
+	if a := ask(`no ticket \ "at all"` + "\n"); a.Enrolled || a.Code == nil || *a.Code == 0 || !strings.Contains(a.Said, "controld: ") {
+		t.Errorf("no ticket: %+v", a)
+	}
+	if a := ask(f.ticket(t, "gw2")); !a.Enrolled || a.Code == nil || *a.Code != 0 || !strings.Contains(a.Said, "this machine is gateway gw2 of fleet plant") {
+		t.Errorf("%+v", a)
+	}
+	if info, err := os.Stat(filepath.Join(r.root, "var/run/sealgate-enrol")); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("where the ticket is put: %v %v, want mode 0700", info, err)
+	}
+}
