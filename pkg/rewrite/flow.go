@@ -33,6 +33,9 @@ const (
 	rtoMost  = 16 * time.Second
 )
 
+// leastMSS is what every host takes (RFC 9293, 3.7.1).
+const leastMSS = 536
+
 // firstWindow is how many segments go out at once before anything is acknowledged (RFC 6928).
 const firstWindow = 10
 
@@ -44,6 +47,7 @@ type end struct {
 	sack   bool
 	stamps bool
 	mss    uint16
+	path   uint16 // the most that a segment to it may carry, as the path is known; 0: it is not
 	tsval  uint32 // newest
 	tsecr  uint32
 
@@ -94,6 +98,10 @@ func (f *Flow) Unread() bool {
 // Began reports whether the client's SYN had this sequence number.
 func (f *Flow) Began(seq uint32) bool { return f.streams[Client].isn == seq }
 
+// Limit says what a segment towards to may carry at most on its path, as a maximum segment size: IP and TCP headers taken off, options not
+// (RFC 6691). What to says in its SYN holds if it is less, and what to is told of the other end is not more. Call it before the first SYN.
+func (f *Flow) Limit(to Side, size uint16) { f.ends[to].path = size }
+
 // Segment takes in a segment that from has sent.
 func (f *Flow) Segment(now time.Duration, from Side, seg *Segment) {
 	switch {
@@ -132,6 +140,9 @@ func (f *Flow) onSyn(from Side, seg *Segment) {
 	}
 	out := *seg
 	out.Data, out.SACKs = nil, 0
+	if path := f.ends[from.other()].path; path != 0 && out.MSS > path {
+		out.MSS = path // the way back is no wider
+	}
 	f.Emit(from.other(), &out)
 }
 
@@ -148,10 +159,12 @@ func (f *Flow) agree() {
 			e.scale = uint8(min(e.scales, 14))
 		}
 		const header = 12 // a timestamp takes as much of a segment
-		const least = 536 // RFC 9293, 3.7.1
 		mss := uint64(e.mss)
 		if mss == 0 {
-			mss = least
+			mss = leastMSS
+		}
+		if e.path != 0 {
+			mss = min(mss, uint64(e.path))
 		}
 		if e.stamps {
 			mss -= header
@@ -287,6 +300,7 @@ func (f *Flow) duplicate(sender Side) {
 // resend sends the first segment that is not acknowledged.
 func (f *Flow) resend(from Side) {
 	s := &f.streams[from]
+	s.doubt()
 	f.data(from, s.base, min(s.mss, uint64(len(s.out))))
 }
 
@@ -308,6 +322,7 @@ func (f *Flow) sacked(in *stream, e *end, seg *Segment) {
 // again serves what the sender has sent again from the kept bytes.
 func (f *Flow) again(from Side, a, b uint64) {
 	s := &f.streams[from]
+	s.doubt()
 	t0, t1 := s.before(a), min(s.behind(b), s.high)
 	t1 = min(t1, t0+firstWindow*s.mss)
 	for at := t0; at < t1; at += s.mss {

@@ -24,6 +24,7 @@ type host struct {
 	nxt    uint64
 	edge   uint64 // the other takes what is before it
 	cwnd   uint64
+	memory uint64 // bytes that it has under way at most; 0: as many as it likes
 	dup    int
 	rto    time.Duration
 	timer  time.Duration // 0: not running
@@ -216,6 +217,9 @@ func (h *host) output() {
 		return
 	}
 	limit := min(h.edge, h.una+h.cwnd, h.fin())
+	if h.memory > 0 {
+		limit = min(limit, h.una+h.memory)
+	}
 	if limit > h.nxt {
 		a := h.nxt
 		h.nxt = limit
@@ -320,6 +324,8 @@ type world struct {
 	loss  float64
 	msgs  [2]*rewriter
 	edges [2]int64 // told to each host
+	width int      // bytes of data that a segment to a host may have, or it is lost and nobody says so; 0: any
+	limit [2]int   // the same, where the flow has been told
 	trace []string
 }
 
@@ -373,6 +379,13 @@ func (w *world) emit(to Side, s *Segment) {
 			w.t.Fatalf("the window of %v shrinks from %d to %d", to, w.edges[to], edge)
 		}
 		w.edges[to] = max(w.edges[to], edge)
+	}
+	if n := w.limit[to]; n > 0 && (len(s.Data) > n || int(s.MSS) > n) {
+		w.t.Fatalf("a segment to %v of %d bytes, maximum segment size %d, where the path takes %d", to, len(s.Data), s.MSS, n)
+	}
+	if w.width > 0 && len(s.Data) > w.width {
+		w.note("too wide to %v: %d", to, len(s.Data))
+		return
 	}
 	c.Data = bytes.Clone(s.Data)
 	w.link("to "+to.String(), c, w.hosts[to].recv)
@@ -513,12 +526,24 @@ func play(t *testing.T, seed uint64) {
 	w := &world{t: t, r: r, loss: []float64{0, 0.01, 0.1, 0.2}[seed%4]}
 	w.flow = New(w.emit)
 	w.msgs = [2]*rewriter{{grow: 45}, {grow: -45}}
+	switch seed % 7 {
+	case 1:
+		w.width = leastMSS + r.IntN(300)
+	case 2:
+		for i := range w.limit {
+			w.limit[i] = leastMSS + r.IntN(900)
+			w.flow.Limit(Side(i), uint16(w.limit[i]))
+		}
+	}
 	for i := range w.hosts {
 		h := &host{side: Side(i), w: w, iss: r.Uint32(), data: messages(r, 1+r.IntN(100000)), ooo: map[uint64]byte{}, rto: w.rto(),
 			mss: 300 + r.IntN(1160), scale: uint8(r.IntN(5)), sack: r.IntN(2) == 0, stamps: r.IntN(2) == 0, buf: 2000 + r.IntN(100000)}
 		h.cwnd = uint64(10 * h.mss)
 		if r.IntN(3) == 0 {
 			h.buf = 1000 + r.IntN(3000)
+		}
+		if r.IntN(4) == 0 { // less than many a message
+			h.memory = uint64(1000 + r.IntN(4000))
 		}
 		w.hosts[i] = h
 		w.reads(h)

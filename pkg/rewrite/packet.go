@@ -8,6 +8,8 @@ import (
 
 // Packet is an IP packet that carries a TCP segment, and no fragment of one.
 type Packet struct {
+	tcp []byte // header and data: a view, as of Parse
+
 	Src, Dst netip.AddrPort
 	TTL      uint8 // or hop limit
 	Class    uint8 // DSCP in the upper six bits; ECN is not passed on
@@ -108,6 +110,7 @@ func (p *Packet) parseTCP(src, dst netip.Addr, b []byte) error {
 	s := &p.Segment
 	s.Seq, s.Ack = binary.BigEndian.Uint32(b[4:]), binary.BigEndian.Uint32(b[8:])
 	s.Flags, s.Window = b[13]&(FIN|SYN|RST|PSH|ACK), binary.BigEndian.Uint16(b[14:])
+	p.tcp = b
 	s.Data, s.WindowScale = b[head:], -1
 	if err := s.parseOptions(b[tcpHeader:head]); err != nil {
 		return err
@@ -170,6 +173,20 @@ func (s *Segment) option(kind byte, v []byte) error {
 	return nil
 }
 
+// Intact reports whether the segment's checksum was right in the packet that Parse has read into p, whose bytes are still there. Parse itself
+// does not look: the kernel knows which checksums it has verified, or not computed yet.
+func (p *Packet) Intact() bool { return fold(p.pseudo(len(p.tcp))+sum(p.tcp)) == 0xffff }
+
+// pseudo is the sum of the pseudo header of a segment of so many bytes (RFC 9293, 3.1).
+func (p *Packet) pseudo(size int) uint32 {
+	if p.Src.Addr().Is4() {
+		src, dst := p.Src.Addr().As4(), p.Dst.Addr().As4()
+		return sum(src[:]) + sum(dst[:]) + protoTCP + uint32(size)
+	}
+	src, dst := p.Src.Addr().As16(), p.Dst.Addr().As16()
+	return sum(src[:]) + sum(dst[:]) + protoTCP + uint32(size)
+}
+
 // Append appends p as an IP packet, with checksums. Both addresses must be of one family.
 func (p *Packet) Append(dst []byte) []byte {
 	start := len(dst)
@@ -191,8 +208,7 @@ func (p *Packet) Append(dst []byte) []byte {
 		copy(ip[8:], p.Src.Addr().AsSlice())
 		copy(ip[24:], p.Dst.Addr().AsSlice())
 	}
-	pseudo := sum(ip[p.header()-2*len(p.Src.Addr().AsSlice()):]) + protoTCP + uint32(size)
-	binary.BigEndian.PutUint16(dst[tcp+16:], ^fold(pseudo+sum(dst[tcp:])))
+	binary.BigEndian.PutUint16(dst[tcp+16:], ^fold(p.pseudo(size)+sum(dst[tcp:])))
 	return dst
 }
 

@@ -29,6 +29,18 @@ func TestPacket(t *testing.T) {
 		if err := Parse(append(bytes.Clone(b), "trailer of the link"...), &got); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
+		if !got.Intact() {
+			t.Errorf("%s: the checksum is said to be wrong", name)
+		}
+		for _, at := range []int{p.header() - 1, p.header(), len(b) - 1} { // an address, the header, the last byte
+			damaged := bytes.Clone(b)
+			damaged[at] ^= 1
+			var bad Packet
+			if err := Parse(damaged, &bad); err != nil || bad.Intact() {
+				t.Errorf("%s: byte %d was changed: %v, and the checksum is said to be right", name, at, err)
+			}
+		}
+		got.tcp = nil
 		if len(got.Segment.Data) == 0 {
 			got.Segment.Data = nil
 		}
@@ -118,6 +130,10 @@ func FuzzParse(f *testing.F) {
 		if err := Parse(out, &again); err != nil {
 			t.Fatalf("what was written is refused: %v", err)
 		}
+		if !again.Intact() {
+			t.Fatal("what was written has a wrong checksum")
+		}
+		p.tcp, again.tcp = nil, nil
 		if len(p.Segment.Data) == 0 {
 			p.Segment.Data, again.Segment.Data = nil, nil
 		}

@@ -39,6 +39,9 @@ func (f *Flow) data(from Side, pos, n uint64) {
 		seg.Flags |= FIN
 		s.finSent = true
 	}
+	if pos == s.base && n > 0 && pos < s.edge {
+		s.tries++
+	}
 	s.sent = max(s.sent, pos+n)
 	s.high = max(s.high, s.sent)
 	f.Emit(from.other(), seg)
@@ -134,6 +137,7 @@ func (f *Flow) Advance(now time.Duration) {
 		if !f.waits(from) {
 			continue
 		}
+		s.doubt()
 		s.cwnd, s.recover, s.sent = firstWindow*s.mss, 0, s.base // and all of it again, as acknowledgements allow
 		f.data(from, s.base, min(s.mss, uint64(len(s.out))))
 	}

@@ -53,6 +53,8 @@ type stream struct {
 	cwnd  uint64 // bytes that may be under way
 	mss   uint64 // bytes of data in one segment to the receiver
 
+	tries int // how often the first byte that is not acknowledged was sent
+
 	dups    int    // acknowledgements in a row that said nothing new
 	recover uint64 // a loss is being made good until this is acknowledged
 
@@ -192,7 +194,7 @@ func (s *stream) acknowledge(pos uint64) bool {
 	}
 	s.out = s.out[n:]
 	s.base, s.sent = pos, max(s.sent, pos)
-	s.dups = 0
+	s.dups, s.tries = 0, 0
 	if len(s.out) == 0 {
 		s.out = nil
 	}
@@ -200,6 +202,15 @@ func (s *stream) acknowledge(pos uint64) bool {
 	s.cwnd = min(s.cwnd+n, MaxOut)
 	s.translate()
 	return true
+}
+
+// doubt makes segments smaller if the first one does not arrive, however often it is sent: the path may be narrower than it is known to be. The
+// message of a router that says so goes to the sender, whose segments are others (RFC 4821, 7.7).
+func (s *stream) doubt() {
+	const enough = 4
+	if s.tries >= enough && s.mss > leastMSS {
+		s.mss, s.tries = max(s.mss/2, leastMSS), 0
+	}
 }
 
 // translate moves the acknowledgement to the sender to what that of the receiver covers.

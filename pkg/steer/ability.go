@@ -187,7 +187,7 @@ func tryQueue() error {
 	if err != nil {
 		return err
 	}
-	err = q.Run(ctx, func([]byte) {})
+	err = q.Run(ctx, func([]byte, bool) {})
 	cancel()
 	return errors.Join(err, q.Close())
 }

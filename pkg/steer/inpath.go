@@ -22,7 +22,7 @@ func listenInPath(ctx context.Context, o Options, log *slog.Logger) (*Steering, 
 	if err != nil {
 		return nil, err
 	}
-	carrier := inpath.New(inpath.Config{Ports: o.Ports, MaxFlows: maxFlows, Send: q.Send})
+	carrier := inpath.New(inpath.Config{Ports: o.Ports, MaxFlows: maxFlows, Send: q.Send, MTU: q.MTU})
 	ctx, stop := context.WithCancel(ctx)
 	s := &Steering{Listener: carrier, stop: stop, done: make(chan struct{}), queue: q, carrier: carrier}
 	if err := q.Run(ctx, carrier.Packet); err != nil {

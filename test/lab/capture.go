@@ -197,7 +197,7 @@ func (c *Capture) Contains(needle []byte) bool { return len(c.Find(needle)) > 0 
 func (c *Capture) Payloads(dstPort uint16) [][]byte {
 	var out [][]byte
 	for _, f := range c.ToPort(dstPort, 0) {
-		tcp := tcpSegment(f)
+		tcp := TCPSegment(f)
 		if off := int(tcp[12]>>4) * 4; off < len(tcp) {
 			out = append(out, tcp[off:])
 		}
@@ -212,15 +212,15 @@ func (c *Capture) ToPort(dstPort uint16, first int) [][]byte {
 	c.mu.Unlock()
 	var out [][]byte
 	for _, f := range frames {
-		if tcp := tcpSegment(f); tcp != nil && binary.BigEndian.Uint16(tcp[2:]) == dstPort {
+		if tcp := TCPSegment(f); tcp != nil && binary.BigEndian.Uint16(tcp[2:]) == dstPort {
 			out = append(out, f)
 		}
 	}
 	return out
 }
 
-// tcpSegment returns the TCP header and payload of an Ethernet frame, nil if it has none.
-func tcpSegment(f []byte) []byte {
+// TCPSegment returns the TCP header and payload of an Ethernet frame, nil if it has none.
+func TCPSegment(f []byte) []byte {
 	if len(f) < 14 {
 		return nil
 	}

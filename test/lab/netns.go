@@ -164,6 +164,18 @@ func (ns *Namespace) AddRoute(t T, dst, via string) {
 	})
 }
 
+// SetMTU sets the longest packet that an interface takes.
+func (ns *Namespace) SetMTU(t T, ifname string, mtu int) {
+	t.Helper()
+	ns.netlink(t, fmt.Sprintf("set the MTU of %s to %d", ifname, mtu), func(h *netlink.Handle) error {
+		l, err := h.LinkByName(ifname)
+		if err != nil {
+			return err
+		}
+		return h.LinkSetMTU(l, mtu)
+	})
+}
+
 // Veth lays a cable between two namespaces: interface nameA in a, nameB in b, both up.
 func Veth(t T, a *Namespace, nameA string, b *Namespace, nameB string) {
 	t.Helper()

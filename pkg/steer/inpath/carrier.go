@@ -18,10 +18,12 @@ import (
 
 // Config is what a Carrier needs.
 type Config struct {
-	Ports    []uint16         // of brokers; what goes to one of them or comes from one is carried
-	MaxFlows int              // connections at once; a SYN over it is dropped
-	Send     func(ip []byte)  // sends an IP packet; the bytes are valid during the call
-	Clock    func() time.Time // nil: time.Now
+	Ports    []uint16        // of brokers; what goes to one of them or comes from one is carried
+	MaxFlows int             // connections at once; a SYN over it is dropped
+	Send     func(ip []byte) // sends an IP packet; the bytes are valid during the call
+	// MTU is the longest IP packet that the path to an address takes, as far as is known; 0: it is not known. Nil: never.
+	MTU   func(to netip.Addr) int
+	Clock func() time.Time // nil: time.Now
 }
 
 // How long a connection is kept that is not established, and one that has ended: the last segments may be repeated.
@@ -33,7 +35,7 @@ const (
 
 // Counts are what has happened since the start.
 type Counts struct {
-	Opened, Strangers, Malformed, Full uint64 // Strangers: packets of connections not seen from their beginning
+	Opened, Strangers, Malformed, Damaged, Full uint64 // Strangers: packets of connections not seen from their beginning
 }
 
 // key names a connection.
@@ -102,18 +104,43 @@ func (c *Carrier) Counts() (Counts, int) {
 	return c.counts, len(c.flows)
 }
 
-// Packet takes in an IP packet. Nothing of it may travel on: what is to travel is sent.
-func (c *Carrier) Packet(ip []byte) {
+// Packet takes in an IP packet. Nothing of it may travel on: what is to travel is sent. verify says that nobody has looked at its checksum yet:
+// a segment that was damaged on its way is to be sent again, not to be given a checksum that is right.
+func (c *Carrier) Packet(ip []byte, verify bool) {
 	var p rewrite.Packet
 	if err := rewrite.Parse(ip, &p); err != nil {
-		c.mu.Lock()
-		c.counts.Malformed++
-		c.mu.Unlock()
+		c.count(&c.counts.Malformed)
+		return
+	}
+	if verify && !p.Intact() {
+		c.count(&c.counts.Damaged)
 		return
 	}
 	if f, from := c.flow(&p); f != nil {
 		f.packet(from, &p)
 	}
+}
+
+func (c *Carrier) count(n *uint64) {
+	c.mu.Lock()
+	*n++
+	c.mu.Unlock()
+}
+
+// segmentSize is what a segment to an address may carry on its path, less options; 0: that is not known.
+func (c *Carrier) segmentSize(to netip.Addr) uint16 {
+	if c.cfg.MTU == nil {
+		return 0
+	}
+	headers := 40 // of IPv4 and of TCP
+	if to.Is6() {
+		headers = 60
+	}
+	const least = 256 // below it there is no use
+	if n := c.cfg.MTU(to) - headers; n >= least {
+		return uint16(min(n, 0xffff))
+	}
+	return 0
 }
 
 // flow finds the connection of a packet and who sent it, or begins it, or refuses the packet.

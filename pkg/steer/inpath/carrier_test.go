@@ -26,6 +26,7 @@ type road struct {
 	c    *Carrier
 	sent chan rewrite.Packet
 	now  time.Time
+	mtu  map[netip.Addr]int // of the paths; not there: not known
 }
 
 func newRoad(t *testing.T, flows int) *road {
@@ -37,6 +38,7 @@ func newRoad(t *testing.T, flows int) *road {
 		}
 		r.sent <- p
 	}})
+	r.c.cfg.MTU = func(to netip.Addr) int { return r.mtu[to] }
 	t.Cleanup(func() { r.c.Close() })
 	return r
 }
@@ -48,7 +50,7 @@ func (r *road) from(src, dst netip.AddrPort, s rewrite.Segment) {
 	}
 	s.Window = 65535
 	p := rewrite.Packet{Src: src, Dst: dst, TTL: 60, Segment: s}
-	r.c.Packet(p.Append(nil))
+	r.c.Packet(p.Append(nil), true)
 }
 
 // want waits for a packet to an end that has all the flags.
@@ -163,7 +165,7 @@ func TestRefused(t *testing.T) {
 	r.from(broker, device, rewrite.Segment{Flags: rewrite.SYN | rewrite.ACK, Seq: 7, Ack: 9})
 	r.want(broker, rewrite.RST)
 	r.from(device, broker, rewrite.Segment{Flags: rewrite.RST, Seq: 7})
-	r.c.Packet([]byte{0x45})
+	r.c.Packet([]byte{0x45}, false)
 	r.open()
 	other := netip.MustParseAddrPort("192.0.2.1:40001")
 	r.from(other, broker, rewrite.Segment{Flags: rewrite.SYN, Seq: 1})
@@ -241,6 +243,56 @@ func TestSegments(t *testing.T) {
 	if !bytes.Equal(got, want) {
 		t.Error("other bytes")
 	}
+}
+
+// What the paths take bounds what either end is told of the other, and what it is sent.
+func TestPathsAreNarrow(t *testing.T) {
+	r := newRoad(t, 10)
+	r.mtu = map[netip.Addr]int{device.Addr(): 540, broker.Addr(): 440}
+	r.from(device, broker, rewrite.Segment{Flags: rewrite.SYN, Seq: 100, MSS: 1000, WindowScale: 2})
+	if p := r.want(broker, rewrite.SYN); p.Segment.MSS != 400 {
+		t.Errorf("the broker is told of segments of %d bytes", p.Segment.MSS)
+	}
+	r.from(broker, device, rewrite.Segment{Flags: rewrite.SYN | rewrite.ACK, Seq: 500, Ack: 101, MSS: 1000, WindowScale: 2})
+	if p := r.want(device, rewrite.SYN); p.Segment.MSS != 500 {
+		t.Errorf("the device is told of segments of %d bytes", p.Segment.MSS)
+	}
+	r.from(device, broker, rewrite.Segment{Flags: rewrite.ACK, Seq: 101, Ack: 501})
+	conn, err := r.c.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev := conn.(*Conn)
+	for _, way := range []struct {
+		to   netip.AddrPort
+		conn net.Conn
+		most int
+	}{{device, dev, 500}, {broker, dev.Uplink(), 400}} {
+		if _, err := way.conn.Write(make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+		if p := r.want(way.to, rewrite.PSH); len(p.Segment.Data) != way.most {
+			t.Errorf("a segment of %d bytes to %v, whose path takes %d", len(p.Segment.Data), way.to, way.most)
+		}
+	}
+}
+
+// A segment that was damaged on its way counts for nothing, unless the kernel says that its checksum has not been computed.
+func TestDamaged(t *testing.T) {
+	r := newRoad(t, 10)
+	dev := r.open()
+	packet := func(data string) []byte {
+		p := rewrite.Packet{Src: device, Dst: broker, TTL: 60, Segment: rewrite.Segment{Flags: rewrite.ACK, Seq: 101, Ack: 501, WindowScale: -1, Data: []byte(data)}}
+		b := p.Append(nil)
+		b[len(b)-1]++
+		return b
+	}
+	r.c.Packet(packet("damagec"), true)
+	if counts, _ := r.c.Counts(); counts.Damaged != 1 {
+		t.Errorf("%+v", counts)
+	}
+	r.c.Packet(packet("joinec"), false)
+	r.reads(dev, "joined")
 }
 
 // Shut lets go on what is open; Close ends it.

@@ -20,6 +20,7 @@ type flow struct {
 	tcp     *rewrite.Flow
 	conns   [2]*Conn // by whom they lead to
 	given   bool     // to Accept
+	limited bool     // tcp knows the paths' limits
 	last    time.Duration
 	ttl     [2]uint8 // of packets from a side
 	class   [2]uint8
@@ -57,6 +58,11 @@ func (f *flow) emit(to rewrite.Side, seg *rewrite.Segment) {
 func (f *flow) packet(from rewrite.Side, p *rewrite.Packet) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if !f.limited {
+		f.limited = true
+		f.tcp.Limit(rewrite.Client, f.c.segmentSize(f.key.client.Addr()))
+		f.tcp.Limit(rewrite.Server, f.c.segmentSize(f.key.server.Addr()))
+	}
 	now := f.c.now()
 	f.last = now
 	f.ttl[from], f.class[from] = p.TTL, p.Class

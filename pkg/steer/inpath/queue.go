@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"sync/atomic"
 
@@ -19,6 +20,7 @@ import (
 // all times, and where no program listens at the queue, nothing passes.
 type Queue struct {
 	raw4, raw6 int
+	udp4, udp6 int // ask for a path's MTU
 	number     uint16
 	nf         *nfqueue.Nfqueue
 	lost       atomic.Uint64
@@ -32,10 +34,18 @@ const maxQueue = 4096
 // OpenQueue opens netfilter queue number num and the raw sockets, which need CAP_NET_ADMIN and CAP_NET_RAW. What it sends has
 // the mark.
 func OpenQueue(num uint16, mark int, log *slog.Logger) (*Queue, error) {
-	q := &Queue{raw4: -1, raw6: -1, number: num, log: log}
+	q := &Queue{raw4: -1, raw6: -1, udp4: -1, udp6: -1, number: num, log: log}
 	var err error
-	if q.raw4, err = openRaw(unix.AF_INET, mark); err == nil {
-		q.raw6, err = openRaw(unix.AF_INET6, mark)
+	for _, s := range []struct {
+		fd                     *int
+		family, kind, protocol int
+	}{
+		{&q.raw4, unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW}, {&q.udp4, unix.AF_INET, unix.SOCK_DGRAM, 0},
+		{&q.raw6, unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_RAW}, {&q.udp6, unix.AF_INET6, unix.SOCK_DGRAM, 0},
+	} {
+		if *s.fd, err = openSocket(s.family, s.kind, s.protocol, mark); err != nil {
+			break
+		}
 	}
 	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
 		q.Close()
@@ -50,8 +60,8 @@ func OpenQueue(num uint16, mark int, log *slog.Logger) (*Queue, error) {
 	return q, nil
 }
 
-func openRaw(family, mark int) (int, error) {
-	fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_RAW)
+func openSocket(family, kind, protocol, mark int) (int, error) {
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 	if err != nil {
 		return -1, err
 	}
@@ -62,8 +72,35 @@ func openRaw(family, mark int) (int, error) {
 	return fd, nil
 }
 
-// Run gives the queue's packets to take until ctx ends.
-func (q *Queue) Run(ctx context.Context, take func(ip []byte)) error {
+// MTU is that of the path to an address as the kernel knows it; 0: it has no route. Only what take of [Queue.Run] calls may call it.
+func (q *Queue) MTU(to netip.Addr) int {
+	fd, level, option := q.udp6, unix.SOL_IPV6, unix.IPV6_MTU
+	var sa unix.Sockaddr
+	if to.Is4() {
+		fd, level, option = q.udp4, unix.SOL_IP, unix.IP_MTU
+		sa = &unix.SockaddrInet4{Port: 1, Addr: to.As4()}
+	} else {
+		sa = &unix.SockaddrInet6{Port: 1, Addr: to.As16()}
+	}
+	if unix.Connect(fd, sa) != nil { // which sends nothing
+		return 0
+	}
+	n, err := unix.GetsockoptInt(fd, level, option)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// unverified reports that nobody has looked at a packet's checksum yet (NFQA_SKB_INFO in linux/netfilter/nfnetlink_queue.h). Those that the kernel has not computed
+// yet either, of its own packets and of those that it has joined, have none to look at.
+func unverified(info *[]byte) bool {
+	const notReady, notVerified = 1 << 0, 1 << 2
+	return info != nil && len(*info) >= 4 && binary.BigEndian.Uint32(*info)&(notReady|notVerified) == notVerified
+}
+
+// Run gives the queue's packets to take until ctx ends, and says whether the checksum is to be looked at.
+func (q *Queue) Run(ctx context.Context, take func(ip []byte, verify bool)) error {
 	const readBuffer = 4 << 20
 	_ = q.nf.Con.SetReadBuffer(readBuffer) // best effort: a small one loses packets under load, which come again
 	packet := func(a nfqueue.Attribute) int {
@@ -71,7 +108,7 @@ func (q *Queue) Run(ctx context.Context, take func(ip []byte)) error {
 			return 0
 		}
 		if a.Payload != nil {
-			take(*a.Payload)
+			take(*a.Payload, unverified(a.SkbInfo))
 		}
 		if err := q.nf.SetVerdict(*a.PacketID, nfqueue.NfDrop); err != nil {
 			q.failed.Add(1)
@@ -135,7 +172,7 @@ func (q *Queue) Close() error {
 	if q.nf != nil {
 		err = q.nf.Close()
 	}
-	for _, fd := range []int{q.raw4, q.raw6} {
+	for _, fd := range []int{q.raw4, q.raw6, q.udp4, q.udp6} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
