@@ -92,11 +92,11 @@ func (q *Queue) MTU(to netip.Addr) int {
 	return n
 }
 
-// unverified reports that nobody has looked at a packet's checksum yet (NFQA_SKB_INFO in linux/netfilter/nfnetlink_queue.h). Those that the kernel has not computed
-// yet either, of its own packets and of those that it has joined, have none to look at.
+// unverified reports that nobody has looked at a packet's checksum yet (NFQA_SKB_INFO in linux/netfilter/nfnetlink_queue.h). Those of packets that
+// the kernel has joined were right, and those of its own are not computed yet: such packets hold none to look at.
 func unverified(info *[]byte) bool {
-	const notReady, notVerified = 1 << 0, 1 << 2
-	return info != nil && len(*info) >= 4 && binary.BigEndian.Uint32(*info)&(notReady|notVerified) == notVerified
+	const notReady, joined, notVerified = 1 << 0, 1 << 1, 1 << 2
+	return info != nil && len(*info) >= 4 && binary.BigEndian.Uint32(*info)&(notReady|joined|notVerified) == notVerified
 }
 
 // Run gives the queue's packets to take until ctx ends, and says whether the checksum is to be looked at.
