@@ -238,3 +238,24 @@ func TestHandoverFromOneThatDies(t *testing.T) {
 		t.Errorf("it does not know that the one before has died: %q", heir.Stderr())
 	}
 }
+
+// TestNoHandoverInPassing holds that a gatewayd whose connections are inside it keeps them: who would take over is told why not.
+func TestNoHandoverInPassing(t *testing.T) {
+	t.Parallel()
+	p := newPassingPlant(t)
+	p.Up(t)
+	d := startDevices(t, p.Topo.Sensor, 2, "before", p.DeviceAddr())
+	d.awaitAcked(t, "before", 10)
+	heir := lab.Cmd{NS: p.GatewayNS(), Path: p.Programs.Gatewayd, Args: []string{"-takeover", "-config", p.ConfFile}}
+	code, _, stderr := lab.Run(t, lab.Within(t, 30*time.Second), heir)
+	if code != 1 || !strings.Contains(stderr, "connections are inside the process") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	d.enter("after")
+	d.awaitAcked(t, "after", 10)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.counts["after"].ended+d.counts["before"].ended > 0 {
+		t.Error("a device's connection ended")
+	}
+}
