@@ -121,6 +121,14 @@ func TestClassifierCounts(t *testing.T) {
 				t.Errorf("%+v; want %+v", got, want)
 			}
 		}
+		joined := make([]byte, 192) // struct __sk_buff
+		binary.NativeEndian.PutUint32(joined[164:], 5)
+		if _, err := p.objects.SealgateSteer.Run(&ebpf.RunOptions{Data: from(bad, "2001:db8::1", flagACK), Context: joined}); err != nil {
+			t.Fatal(err)
+		}
+		if c, _ := d.kernel.look(six); c.Packets != 6 {
+			t.Errorf("one packet, and then one joined of five, count as %d", c.Packets)
+		}
 		d.set(DeviceRules{DenyMACs: []MAC{bad}})
 		if d.denied(four) || !d.denied(six) {
 			t.Error("the addresses of a denied MAC are not known")
@@ -144,8 +152,9 @@ func TestClassifierHolds(t *testing.T) {
 		d.admit(a)
 		counts("over the rate", from(good, "192.0.2.1", flagSYN), countLimited)
 		counts("a connection that is open", from(good, "192.0.2.1", flagACK), countNoListener)
+		counts("an answer", from(good, "192.0.2.1", flagSYN|flagACK), countNoListener)
 		counts("another device", from(good, "192.0.2.2", flagSYN), countNoListener)
-		if v := d.report(1).Devices[0]; v.Limited != 1 || v.Packets != 2 {
+		if v := d.report(1).Devices[0]; v.Limited != 1 || v.Packets != 3 {
 			t.Errorf("%+v", v)
 		}
 		r.Burst = 3
