@@ -60,6 +60,10 @@ dist: ## the three programs in one file `sealgate` for five architectures, into 
 ipk: dist ## packages for OpenWrt's opkg, of every architecture, into dist/openwrt/
 	@$(GO) run ./firmware-image/mkipk -time "$$(git log -1 --format=%ct)"
 
+.PHONY: luci-screens
+luci-screens: setup ## pictures of the pages of the web interface, with a stand-in around them, into dist/screens/
+	@mkdir -p dist/screens && SEALGATE_REQUIRE=1 SEALGATE_SCREENS=$(CURDIR)/dist/screens $(GO) test -count=1 -run 'Page' ./firmware-image/openwrt
+
 .PHONY: reproduce
 reproduce: dist
 	@firmware-image/reproduce.sh dist linux/mipsle

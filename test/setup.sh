@@ -29,6 +29,7 @@ if [ "${1:-}" != demo ]; then
 	need mksquashfs squashfs-tools
 	need shellcheck shellcheck
 	need busybox busybox-static
+	want chromium-headless-shell chromium-headless-shell # the pages of the web interface
 	want clang-14 clang-14 # the compiler that the committed BPF objects are compared with
 	want llvm-strip-14 llvm-14
 	[ -x /usr/bin/python3 ] || missing="$missing python3"

@@ -1,5 +1,5 @@
 // Command mkipk makes the OpenWrt packages of the binaries that `make dist` built: `sealgate` for each architecture of OpenWrt that
-// one of them runs on. The version is the commit's time, so a later commit is a higher version.
+// one of them runs on, and `luci-app-sealgate` for all. The version is the commit's time, so a later commit is a higher version.
 package main
 
 import (
@@ -47,7 +47,11 @@ func run(sources, dist, out string, at time.Time) error {
 			return err
 		}
 	}
-	return nil
+	luci, err := openwrt.Luci(sources, at)
+	if err != nil {
+		return err
+	}
+	return write(luci, out, at)
 }
 
 // daemons writes the package for each architecture that the binary runs on.

@@ -1,4 +1,5 @@
-// Package openwrt puts together what this folder has for OpenWrt: the package of the daemons, with what runs them.
+// Package openwrt puts together what this folder has for OpenWrt: the package of the daemons, with what runs them, and that of the
+// pages of the web interface.
 package openwrt
 
 import (
@@ -37,6 +38,16 @@ func Daemons(sources, arch string, binary []byte, at time.Time) (*ipk.Package, e
 	for _, name := range []string{"gatewayd", "controld", "sealctl"} {
 		p.Files = append(p.Files, ipk.File{Path: "/usr/sbin/" + name, Link: "sealgate"})
 	}
+	return p, nil
+}
+
+// Luci is the package with the pages of the web interface.
+func Luci(sources string, at time.Time) (*ipk.Package, error) {
+	p, err := load(filepath.Join(sources, "luci-app-sealgate"), "luci-app-sealgate", map[string]string{"htdocs": "www", "root": ""})
+	if err != nil {
+		return nil, err
+	}
+	p.Architecture, p.Version = "all", version(at)
 	return p, nil
 }
 
