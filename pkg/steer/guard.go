@@ -3,8 +3,8 @@ package steer
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -191,7 +191,7 @@ func checkGuard(ports []uint16) error {
 	}
 	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
 	chain, err := c.ListChain(t, guardChain)
-	if errors.Is(err, os.ErrNotExist) {
+	if isAbsent(err) {
 		return missing
 	}
 	if err != nil {
@@ -227,6 +227,11 @@ func guardError(doing string, err error) error {
 		return fmt.Errorf("%s: %w: this kernel lacks nf_tables or a part of it (CONFIG_NF_TABLES_INET; OpenWrt: kmod-nft-core)", doing, err)
 	}
 	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// isAbsent tells whether what was asked for is not there. The library hands on the words of the kernel's error only.
+func isAbsent(err error) bool {
+	return err != nil && strings.HasSuffix(err.Error(), unix.ENOENT.Error())
 }
 
 // isMissing tells whether the kernel has refused for want of a part.

@@ -72,7 +72,7 @@ func checkQueue(lan []string) error {
 	}
 	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
 	chain, err := c.ListChain(t, queueChain)
-	if errors.Is(err, os.ErrNotExist) {
+	if isAbsent(err) {
 		return fmt.Errorf("nftables has no chain %s in table inet %s", queueChain, tableName)
 	}
 	if err != nil {

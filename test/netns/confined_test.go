@@ -23,18 +23,22 @@ const nobody = 65534
 func TestConfined(t *testing.T) {
 	for _, c := range []struct {
 		mode  string
-		plant func(*testing.T) *lab.Plant
 		user  string
 		uid   int
 		keeps uint64
 	}{
-		{"tc", newPlant, "", 0, 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_BPF},
-		{"tc", newPlant, "nobody", nobody, 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_BPF},
-		{"nfqueue", newPassingPlant, "nobody", nobody, 1 << unix.CAP_NET_ADMIN},
+		{"tc", "", 0, 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_BPF},
+		{"tc", "nobody", nobody, 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_BPF},
+		{"tproxy", "nobody", nobody, 0},
+		{"redirect", "nobody", nobody, 0},
+		{"nfqueue", "nobody", nobody, 1 << unix.CAP_NET_ADMIN},
 	} {
 		t.Run(c.mode+" "+c.user, func(t *testing.T) {
 			t.Parallel()
-			p := c.plant(t)
+			p := newPlant(t)
+			if p.Conf.Set("steer", "mode", c.mode); c.mode == "nfqueue" {
+				passes(t, p)
+			}
 			if c.user != "" {
 				p.Conf.Set("", "user", c.user)
 			}

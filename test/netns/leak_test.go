@@ -17,13 +17,16 @@ import (
 // Over TLS the record would hide a payload that was passed on unsealed. So the same is done over an uplink without TLS,
 // where sealing is all that protects.
 func TestNothingLeaks(t *testing.T) {
-	for _, tls := range []bool{true, false} {
-		t.Run(fmt.Sprintf("tls=%v", tls), func(t *testing.T) {
+	for _, c := range []struct {
+		mode string
+		tls  bool
+	}{{"tc", true}, {"tc", false}, {"tproxy", false}, {"redirect", false}} {
+		t.Run(fmt.Sprintf("%s tls=%v", c.mode, c.tls), func(t *testing.T) {
 			t.Parallel()
 			p := newPlant(t)
-			p.Conf.Set("uplink", "tls", tls)
+			p.Conf.Set("steer", "mode", c.mode).Set("uplink", "tls", c.tls)
 			uplinkPort := uint16(p.TLSPort)
-			if !tls {
+			if !c.tls {
 				uplinkPort = clearPort
 				p.Conf.Set("uplink", "port", clearPort)
 				delete(p.Conf["uplink"], "ca")

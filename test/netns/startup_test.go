@@ -232,3 +232,26 @@ func TestUplinkErrors(t *testing.T) {
 		})
 	}
 }
+
+// TestUnguarded holds that gatewayd starts in no mode where -setup has not been run, or for other ports, and says what to
+// do; and that its log tells what this kernel can do. No mode is missing on a kernel that runs these tests.
+func TestUnguarded(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t)
+	can := `"this kernel can steer" modes="tc tproxy redirect nfqueue"`
+	for _, mode := range []string{"tc", "tproxy", "redirect", "nfqueue"} {
+		p.Conf.Set("steer", "mode", mode).Set("steer", "ports", []int{p.DevicePort})
+		if mode == "nfqueue" {
+			passes(t, p)
+		}
+		p.WriteConf(t)
+		start := lab.Cmd{NS: p.GatewayNS(), Path: p.Programs.Gatewayd, Args: []string{"-config", p.ConfFile}}
+		run := "gatewayd -setup -config " + p.ConfFile
+		failing{code: 1, says: []string{can, "no guard: nftables has no", run}}.check(t, start)
+		p.Setup(t)
+		p.Conf.Set("steer", "ports", []int{p.DevicePort, 1999})
+		p.WriteConf(t)
+		failing{code: 1, says: []string{can, "does not cover port 1999", run}}.check(t, start)
+		p.Teardown(t)
+	}
+}

@@ -140,18 +140,25 @@ func setup(env cmdenv.Env, cfg *config.Config) error {
 		fmt.Fprintln(env.Stdout, "mode listen: nothing to install")
 		return nil
 	}
-	for _, m := range steer.Modes(steer.Abilities()) {
-		fmt.Fprintf(env.Stdout, "mode %s: %s\n", m.Name, m.Detail)
-	}
 	fmt.Fprintf(env.Stdout, "guard installed: forwarded TCP to %s is dropped\n", portList(cfg.Steer.Ports))
 	if n, err := steer.Forget(steerOptions(cfg)); err != nil {
 		fmt.Fprintf(env.Stdout, "connections from before may go on past the guard where a flow table carries them: %v\n", err)
 	} else if n > 0 {
 		fmt.Fprintf(env.Stdout, "connections from before forgotten by the kernel: %d\n", n)
 	}
+	sayWay(env, cfg)
+	modes := steer.Modes(steer.Abilities())
+	for _, m := range modes {
+		fmt.Fprintf(env.Stdout, "mode %s: %s\n", m.Name, m.Detail)
+	}
+	return refuseMode(cfg.Steer.Mode, modes, slog.New(slog.DiscardHandler))
+}
+
+// sayWay says how devices' packets come to gatewayd from now on.
+func sayWay(env cmdenv.Env, cfg *config.Config) {
 	if cfg.Steer.Mode == config.ModeNFQueue {
 		fmt.Fprintf(env.Stdout, "queue installed: TCP to and from %s behind %s goes to gatewayd\n", portList(cfg.Steer.Ports), strings.Join(cfg.Steer.LAN, ", "))
-		return nil
+		return
 	}
 	from := strings.Join(cfg.Steer.LAN, ", ")
 	if cfg.Steer.Bridge != "" {
@@ -159,7 +166,6 @@ func setup(env cmdenv.Env, cfg *config.Config) error {
 		from = cfg.Steer.Bridge
 	}
 	fmt.Fprintf(env.Stdout, "policy route installed: TCP to %s from %s goes to gatewayd\n", portList(cfg.Steer.Ports), from)
-	return nil
 }
 
 func teardown(env cmdenv.Env, cfg *config.Config) error {

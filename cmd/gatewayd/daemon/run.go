@@ -71,7 +71,10 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger, takeover bool) (e
 	options.Inherit = in.devices
 	steering, err := steer.Listen(context.WithoutCancel(env.Ctx), options, log)
 	if err != nil {
-		return cmp.Or(refuseMode(cfg.Steer.Mode, log), err)
+		if cfg.Steer.Mode == config.ModeListen {
+			return err
+		}
+		return cmp.Or(refuseMode(cfg.Steer.Mode, steer.Modes(steer.Abilities()), log), err)
 	}
 	defer steering.Close()
 	d.steering.Store(steering)
@@ -125,13 +128,10 @@ func (d *daemon) work(env cmdenv.Env, hangups <-chan os.Signal, in *inheritance,
 // refuseMode logs in which modes this kernel can steer and why not in the others, and is why it cannot in this one; nil if it can, or
 // if that could not be tried for want of privilege. It is for a start that has failed: trying all modes takes longer, on a busy
 // machine, than all else until devices are served again.
-func refuseMode(mode string, log *slog.Logger) error {
-	if mode == config.ModeListen {
-		return nil
-	}
+func refuseMode(mode string, modes []steer.Ability, log *slog.Logger) error {
 	var can []string
 	var refused error
-	for _, m := range steer.Modes(steer.Abilities()) {
+	for _, m := range modes {
 		switch {
 		case m.OK:
 			can = append(can, m.Name)
