@@ -55,7 +55,7 @@ func TestObjects(t *testing.T) {
 		if spec.Types != nil {
 			t.Errorf("%s holds type information", name)
 		}
-		if len(spec.Programs) != 1 || len(spec.Maps) != 11 {
+		if len(spec.Programs) != 1 || len(spec.Maps) != 12 {
 			t.Errorf("%s: %d programs, %d maps", name, len(spec.Programs), len(spec.Maps))
 		}
 		for _, p := range spec.Programs {

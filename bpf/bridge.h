@@ -23,10 +23,16 @@ struct map_def SEC("maps") steer_stations_map = {
 	.type = BPF_MAP_TYPE_LRU_HASH, .key_size = 8, .value_size = 4, .max_entries = STEER_MAX_STATIONS,
 };
 
+/* The Ethernet addresses of devices and brokers, by their addresses: of those whose connections gatewayd has. */
+struct map_def SEC("maps") steer_neighbours_map = {
+	.type = BPF_MAP_TYPE_LRU_HASH, .key_size = sizeof(struct steer_address), .value_size = 8, .max_entries = STEER_MAX_NEIGHBOURS,
+};
+
 /* A frame between the ports of a bridge. */
 struct frame {
 	struct ethhdr eth;
-	__u32 uplink; /* it came in by a port on the broker's side */
+	__u8 uplink; /* it came in by a port on the broker's side */
+	__u8 leaves; /* the gateway itself sends it, by the bridge */
 };
 
 INLINE __u64 station(const __u8 *mac)
@@ -53,19 +59,30 @@ INLINE void learn(struct __sk_buff *skb, struct steer_bridge *b, struct frame *f
 		*heard = port;
 }
 
-/* TC_ACT_OK for a frame that has to be looked into, else the final verdict. */
-INLINE int arrive(struct __sk_buff *skb, struct steer_bridge *b, struct frame *f)
+/* Whether an interface is a port, and of which side. */
+INLINE int is_port(struct steer_bridge *b, __u32 index, __u8 *uplink)
 {
 	int known = 0;
 
 #pragma unroll
 	for (int i = 0; i < STEER_MAX_BRIDGE_PORTS; i++) {
-		if (b->ports[i].index == skb->ifindex) {
+		if (b->ports[i].index == index) {
 			known = 1;
-			f->uplink = b->ports[i].uplink;
+			*uplink = b->ports[i].uplink;
 		}
 	}
-	if (!known || skb_load(skb, 0, &f->eth, sizeof(f->eth)))
+	return known;
+}
+
+/* TC_ACT_OK for a frame that has to be looked into, else the final verdict. */
+INLINE int arrive(struct __sk_buff *skb, struct steer_bridge *b, struct frame *f)
+{
+	if (skb_load(skb, 0, &f->eth, sizeof(f->eth)))
+		return drop(STEER_BARRED);
+	f->leaves = skb->ifindex == b->index;
+	if (f->leaves)
+		return TC_ACT_OK;
+	if (!is_port(b, skb->ifindex, &f->uplink))
 		return drop(STEER_BARRED);
 	learn(skb, b, f);
 	/* The broker's side may talk to the gateway as to any host. */
@@ -109,6 +126,74 @@ INLINE int forward(struct __sk_buff *skb, struct steer_bridge *b, struct frame *
 			clone_redirect(skb, b->ports[i].index, 0);
 	}
 	return TC_ACT_UNSPEC;
+}
+
+INLINE void neighbour(struct steer_address *a, const __u8 *mac)
+{
+	__u64 key = station(mac), *known;
+
+	known = map_lookup(&steer_neighbours_map, a);
+	if (!known)
+		map_update(&steer_neighbours_map, a, &key, BPF_ANY);
+	else if (*known != key)
+		*known = key;
+}
+
+/* Where device and broker of a steered packet are, as the device has it. */
+INLINE void remember(struct frame *f, struct packet *p)
+{
+	struct steer_address a;
+
+	source_address(p, &a);
+	neighbour(&a, f->eth.h_source);
+	if (p->v6)
+		__builtin_memcpy(a.word, p->tuple.ipv6.daddr, sizeof(a.word));
+	else
+		a.word[3] = p->tuple.ipv4.daddr;
+	neighbour(&a, f->eth.h_dest);
+}
+
+/* Whether a packet from the broker's side belongs to a connection that gatewayd has in a device's place, and is assigned
+ * to it. The mark has it delivered here, though the address is the device's. */
+INLINE int returned(struct __sk_buff *skb, struct steer_bridge *b, struct packet *p)
+{
+	struct bpf_sock *sk = find(skb, p);
+
+	if (!sk)
+		return 0;
+	if (!ours(sk, b->mark)) {
+		sk_release(sk);
+		return 0;
+	}
+	skb->mark = b->mark;
+	return assign(skb, sk) == TC_ACT_OK;
+}
+
+/* TCP that the gateway sends goes to the port of its station, past the bridge, which has not heard of stations whose
+ * frames were given to it here. What gatewayd says to devices does not go to the broker's side. */
+INLINE int leave(struct __sk_buff *skb, struct steer_bridge *b, struct frame *f, struct packet *p)
+{
+	const __u8 next_hop[ETH_ALEN] = STEER_NEXT_HOP;
+	__u64 key = station(f->eth.h_dest), *mac;
+	__u16 port = ntohs(p->v6 ? p->tuple.ipv6.sport : p->tuple.ipv4.sport);
+	struct steer_address a = { .word = { 0, 0, htonl(0xffff), p->tuple.ipv4.daddr } };
+	__u32 *heard;
+	__u8 uplink = 0;
+
+	if (key == station(next_hop)) {
+		if (p->v6)
+			__builtin_memcpy(a.word, p->tuple.ipv6.daddr, sizeof(a.word));
+		mac = map_lookup(&steer_neighbours_map, &a);
+		if (!mac || skb_store(skb, 0, mac, ETH_ALEN, 0))
+			return drop(STEER_BARRED);
+		key = *mac;
+	}
+	heard = map_lookup(&steer_stations_map, &key);
+	if (!heard || !is_port(b, *heard, &uplink))
+		return TC_ACT_UNSPEC; /* the bridge sends it to all ports, and the guard keeps it from the broker's */
+	if (uplink && map_lookup(&steer_ports_map, &port))
+		return drop(STEER_BARRED);
+	return redirect(*heard, 0);
 }
 
 #endif

@@ -28,6 +28,7 @@ func Load() (*SteerObjects, error) {
 		SteerMapSteerDevicesMap: &o.SteerDevicesMap, SteerMapSteerHoldMap: &o.SteerHoldMap, SteerMapSteerEventsMap: &o.SteerEventsMap,
 		SteerMapSteerDenyMacsMap: &o.SteerDenyMacsMap, SteerMapSteerDenyNetsMap: &o.SteerDenyNetsMap,
 		SteerMapSteerBridgeMap: &o.SteerBridgeMap, SteerMapSteerTypesMap: &o.SteerTypesMap, SteerMapSteerStationsMap: &o.SteerStationsMap,
+		SteerMapSteerNeighboursMap: &o.SteerNeighboursMap,
 	}
 	for name, m := range loaded {
 		if *m, err = ebpf.NewMap(maps[name]); err != nil {

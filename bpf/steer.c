@@ -61,6 +61,7 @@ struct packet {
 	__u32 l4;                    /* offset of the TCP header from the network header */
 	__u8 v6, tagged;
 	__u8 syn;                    /* it asks for a connection */
+	__u8 tcp;                    /* the tuple is complete */
 	__be32 proto;                /* of what is behind the Ethernet header and any VLAN tags */
 };
 
@@ -221,7 +222,7 @@ INLINE int parse(struct __sk_buff *skb, struct packet *p)
 	return is_tag(p->proto) ? drop(STEER_VLAN) : TC_ACT_UNSPEC;
 }
 
-/* TC_ACT_OK for a steered port, and the tuple complete; else the final verdict. */
+/* Completes the tuple. TC_ACT_OK for a steered port, else the final verdict. */
 INLINE int parse_tcp(struct __sk_buff *skb, struct packet *p)
 {
 	struct tcphdr tcp;
@@ -230,9 +231,7 @@ INLINE int parse_tcp(struct __sk_buff *skb, struct packet *p)
 	if (load(skb, p->l4, &tcp, sizeof(tcp)))
 		return drop(STEER_TRUNCATED);
 	p->syn = tcp.syn && !tcp.ack;
-	port = ntohs(tcp.dest);
-	if (!map_lookup(&steer_ports_map, &port))
-		return TC_ACT_UNSPEC;
+	p->tcp = 1;
 	if (p->v6) {
 		p->tuple.ipv6.sport = tcp.source;
 		p->tuple.ipv6.dport = tcp.dest;
@@ -240,7 +239,8 @@ INLINE int parse_tcp(struct __sk_buff *skb, struct packet *p)
 		p->tuple.ipv4.sport = tcp.source;
 		p->tuple.ipv4.dport = tcp.dest;
 	}
-	return TC_ACT_OK;
+	port = ntohs(tcp.dest);
+	return map_lookup(&steer_ports_map, &port) ? TC_ACT_OK : TC_ACT_UNSPEC;
 }
 
 /* Whether a socket that the packet's own addresses lead to is gatewayd's. Only TIME_WAIT cannot be asked: what it was
@@ -305,17 +305,20 @@ INLINE int to_listener(struct __sk_buff *skb, struct steer_config *c)
 	return assign(skb, sk);
 }
 
+/* The socket, if any, that the packet's own addresses lead to. The caller releases it. */
+INLINE struct bpf_sock *find(struct __sk_buff *skb, struct packet *p)
+{
+	if (p->v6)
+		return skc_lookup_tcp(skb, &p->tuple, sizeof(p->tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+	barrier();
+	return skc_lookup_tcp(skb, &p->tuple, sizeof(p->tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+}
+
 /* A connection of ours that the packet belongs to, else our listener. */
 INLINE int to_socket(struct __sk_buff *skb, struct packet *p, struct steer_config *c)
 {
-	struct bpf_sock *sk;
+	struct bpf_sock *sk = find(skb, p);
 
-	if (p->v6) {
-		sk = skc_lookup_tcp(skb, &p->tuple, sizeof(p->tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
-	} else {
-		barrier();
-		sk = skc_lookup_tcp(skb, &p->tuple, sizeof(p->tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
-	}
 	if (sk) {
 		if (ours(sk, c->mark))
 			return assign(skb, sk);
@@ -362,6 +365,10 @@ SEC("tc") int sealgate_steer(struct __sk_buff *skb)
 	verdict = parse(skb, &p);
 	if (verdict == TC_ACT_OK)
 		verdict = parse_tcp(skb, &p);
+	if (f.leaves)
+		return verdict == TC_ACT_SHOT || !p.tcp ? verdict : leave(skb, b, &f, &p);
+	if (f.uplink && p.tcp && b->mark && returned(skb, b, &p))
+		return into_bridge(skb, b);
 	if (verdict == TC_ACT_UNSPEC && b->index)
 		return forward(skb, b, &f, p.proto);
 	if (verdict != TC_ACT_OK)
@@ -370,5 +377,9 @@ SEC("tc") int sealgate_steer(struct __sk_buff *skb)
 		return drop(STEER_BARRED);
 	verdict = deliver(skb, &p);
 	/* TC_ACT_OK ends the chain: no classifier behind this one can send an assigned packet elsewhere. */
-	return verdict == TC_ACT_OK && b->index ? into_bridge(skb, b) : verdict;
+	if (verdict != TC_ACT_OK || !b->index)
+		return verdict;
+	if (b->mark)
+		remember(&f, &p);
+	return into_bridge(skb, b);
 }

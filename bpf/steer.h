@@ -18,6 +18,10 @@
 #define STEER_MAX_BRIDGE_PORTS 16
 #define STEER_MAX_TYPES        16
 #define STEER_MAX_STATIONS     1024
+#define STEER_MAX_NEIGHBOURS   4096
+
+/* Where the bridge has no address: the next hop of all that gatewayd sends, whose place a station takes on the way out. */
+#define STEER_NEXT_HOP { 0x02, 0x5e, 0xa1, 0x9a, 0x7e, 0x01 }
 
 /* steer_config.flags */
 #define STEER_LISTENER_IPV6 1 /* the listener is bound to ::1 and takes both families; else to 127.0.0.1 */
@@ -38,6 +42,7 @@ struct steer_bridge {
 	__u32 index; /* the bridge's interface; 0: the gateway routes */
 	__u8 mac[6];
 	__u8 unused[2];
+	__u32 mark; /* of gatewayd's sockets that have devices' addresses towards the broker; 0: there are none */
 	struct {
 		__u32 index;  /* 0: none */
 		__u32 uplink; /* 1: the broker's side */

@@ -16,18 +16,19 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	SteerMapSteerBridgeMap   = "steer_bridge_map"
-	SteerMapSteerConfigMap   = "steer_config_map"
-	SteerMapSteerCountersMap = "steer_counters_map"
-	SteerMapSteerDenyMacsMap = "steer_deny_macs_map"
-	SteerMapSteerDenyNetsMap = "steer_deny_nets_map"
-	SteerMapSteerDevicesMap  = "steer_devices_map"
-	SteerMapSteerEventsMap   = "steer_events_map"
-	SteerMapSteerHoldMap     = "steer_hold_map"
-	SteerMapSteerPortsMap    = "steer_ports_map"
-	SteerMapSteerStationsMap = "steer_stations_map"
-	SteerMapSteerTypesMap    = "steer_types_map"
-	SteerProgSealgateSteer   = "sealgate_steer"
+	SteerMapSteerBridgeMap     = "steer_bridge_map"
+	SteerMapSteerConfigMap     = "steer_config_map"
+	SteerMapSteerCountersMap   = "steer_counters_map"
+	SteerMapSteerDenyMacsMap   = "steer_deny_macs_map"
+	SteerMapSteerDenyNetsMap   = "steer_deny_nets_map"
+	SteerMapSteerDevicesMap    = "steer_devices_map"
+	SteerMapSteerEventsMap     = "steer_events_map"
+	SteerMapSteerHoldMap       = "steer_hold_map"
+	SteerMapSteerNeighboursMap = "steer_neighbours_map"
+	SteerMapSteerPortsMap      = "steer_ports_map"
+	SteerMapSteerStationsMap   = "steer_stations_map"
+	SteerMapSteerTypesMap      = "steer_types_map"
+	SteerProgSealgateSteer     = "sealgate_steer"
 )
 
 // LoadSteer returns the embedded CollectionSpec for Steer.
@@ -79,17 +80,18 @@ type SteerProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SteerMapSpecs struct {
-	SteerBridgeMap   *ebpf.MapSpec `ebpf:"steer_bridge_map"`
-	SteerConfigMap   *ebpf.MapSpec `ebpf:"steer_config_map"`
-	SteerCountersMap *ebpf.MapSpec `ebpf:"steer_counters_map"`
-	SteerDenyMacsMap *ebpf.MapSpec `ebpf:"steer_deny_macs_map"`
-	SteerDenyNetsMap *ebpf.MapSpec `ebpf:"steer_deny_nets_map"`
-	SteerDevicesMap  *ebpf.MapSpec `ebpf:"steer_devices_map"`
-	SteerEventsMap   *ebpf.MapSpec `ebpf:"steer_events_map"`
-	SteerHoldMap     *ebpf.MapSpec `ebpf:"steer_hold_map"`
-	SteerPortsMap    *ebpf.MapSpec `ebpf:"steer_ports_map"`
-	SteerStationsMap *ebpf.MapSpec `ebpf:"steer_stations_map"`
-	SteerTypesMap    *ebpf.MapSpec `ebpf:"steer_types_map"`
+	SteerBridgeMap     *ebpf.MapSpec `ebpf:"steer_bridge_map"`
+	SteerConfigMap     *ebpf.MapSpec `ebpf:"steer_config_map"`
+	SteerCountersMap   *ebpf.MapSpec `ebpf:"steer_counters_map"`
+	SteerDenyMacsMap   *ebpf.MapSpec `ebpf:"steer_deny_macs_map"`
+	SteerDenyNetsMap   *ebpf.MapSpec `ebpf:"steer_deny_nets_map"`
+	SteerDevicesMap    *ebpf.MapSpec `ebpf:"steer_devices_map"`
+	SteerEventsMap     *ebpf.MapSpec `ebpf:"steer_events_map"`
+	SteerHoldMap       *ebpf.MapSpec `ebpf:"steer_hold_map"`
+	SteerNeighboursMap *ebpf.MapSpec `ebpf:"steer_neighbours_map"`
+	SteerPortsMap      *ebpf.MapSpec `ebpf:"steer_ports_map"`
+	SteerStationsMap   *ebpf.MapSpec `ebpf:"steer_stations_map"`
+	SteerTypesMap      *ebpf.MapSpec `ebpf:"steer_types_map"`
 }
 
 // SteerVariableSpecs contains global variables before they are loaded into the kernel.
@@ -118,17 +120,18 @@ func (o *SteerObjects) Close() error {
 //
 // It can be passed to LoadSteerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SteerMaps struct {
-	SteerBridgeMap   *ebpf.Map `ebpf:"steer_bridge_map"`
-	SteerConfigMap   *ebpf.Map `ebpf:"steer_config_map"`
-	SteerCountersMap *ebpf.Map `ebpf:"steer_counters_map"`
-	SteerDenyMacsMap *ebpf.Map `ebpf:"steer_deny_macs_map"`
-	SteerDenyNetsMap *ebpf.Map `ebpf:"steer_deny_nets_map"`
-	SteerDevicesMap  *ebpf.Map `ebpf:"steer_devices_map"`
-	SteerEventsMap   *ebpf.Map `ebpf:"steer_events_map"`
-	SteerHoldMap     *ebpf.Map `ebpf:"steer_hold_map"`
-	SteerPortsMap    *ebpf.Map `ebpf:"steer_ports_map"`
-	SteerStationsMap *ebpf.Map `ebpf:"steer_stations_map"`
-	SteerTypesMap    *ebpf.Map `ebpf:"steer_types_map"`
+	SteerBridgeMap     *ebpf.Map `ebpf:"steer_bridge_map"`
+	SteerConfigMap     *ebpf.Map `ebpf:"steer_config_map"`
+	SteerCountersMap   *ebpf.Map `ebpf:"steer_counters_map"`
+	SteerDenyMacsMap   *ebpf.Map `ebpf:"steer_deny_macs_map"`
+	SteerDenyNetsMap   *ebpf.Map `ebpf:"steer_deny_nets_map"`
+	SteerDevicesMap    *ebpf.Map `ebpf:"steer_devices_map"`
+	SteerEventsMap     *ebpf.Map `ebpf:"steer_events_map"`
+	SteerHoldMap       *ebpf.Map `ebpf:"steer_hold_map"`
+	SteerNeighboursMap *ebpf.Map `ebpf:"steer_neighbours_map"`
+	SteerPortsMap      *ebpf.Map `ebpf:"steer_ports_map"`
+	SteerStationsMap   *ebpf.Map `ebpf:"steer_stations_map"`
+	SteerTypesMap      *ebpf.Map `ebpf:"steer_types_map"`
 }
 
 func (m *SteerMaps) Close() error {
@@ -141,6 +144,7 @@ func (m *SteerMaps) Close() error {
 		m.SteerDevicesMap,
 		m.SteerEventsMap,
 		m.SteerHoldMap,
+		m.SteerNeighboursMap,
 		m.SteerPortsMap,
 		m.SteerStationsMap,
 		m.SteerTypesMap,

@@ -12,9 +12,9 @@ import (
 )
 
 // The library's package for links knows every kind of them, and brings what it needs to find out which a kernel has: an eighth of a megabyte.
-// The classifier needs one kind, TCX at ingress, and five of bpf(2)'s commands. A test compares the two.
+// The classifier needs one kind, TCX, and five of bpf(2)'s commands. A test compares the two.
 
-// TCX is a link that holds a program at the ingress of an interface (kernel 6.6). It goes when the last descriptor of it is closed,
+// TCX is a link that holds a program at the ingress or the egress of an interface (kernel 6.6). It goes when the last descriptor of it is closed,
 // unless it is pinned.
 type TCX struct {
 	file *os.File
@@ -73,9 +73,9 @@ func HaveTCX(ifindex int) error {
 	return err
 }
 
-// AttachTCX attaches a program at the ingress of an interface, before all others.
-func AttachTCX(p *ebpf.Program, ifindex int) (*TCX, error) {
-	a := linkCreate{program: uint32(p.FD()), target: uint32(ifindex), attachType: unix.BPF_TCX_INGRESS, flags: unix.BPF_F_BEFORE}
+// AttachTCX attaches a program to an interface, at unix.BPF_TCX_INGRESS or BPF_TCX_EGRESS, before all others.
+func AttachTCX(p *ebpf.Program, ifindex int, at uint32) (*TCX, error) {
+	a := linkCreate{program: uint32(p.FD()), target: uint32(ifindex), attachType: at, flags: unix.BPF_F_BEFORE}
 	fd, err := call(unix.BPF_LINK_CREATE, unsafe.Pointer(&a), unsafe.Sizeof(a))
 	runtime.KeepAlive(p)
 	if err != nil {

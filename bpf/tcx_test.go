@@ -47,7 +47,7 @@ func TestTCX(t *testing.T) {
 		}
 		defer behind.Close()
 
-		made, err := AttachTCX(programs[0], lo.Index)
+		made, err := AttachTCX(programs[0], lo.Index, unix.BPF_TCX_INGRESS)
 		if err != nil {
 			return err
 		}
@@ -81,7 +81,7 @@ func TestTCX(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := AttachTCX(passAll(t), 1<<30); !errors.Is(err, unix.ENODEV) {
+	if _, err := AttachTCX(passAll(t), 1<<30, unix.BPF_TCX_INGRESS); !errors.Is(err, unix.ENODEV) {
 		t.Errorf("attach to no interface: %v; want ENODEV", err)
 	}
 }

@@ -140,7 +140,7 @@ func tryTCX(p *program) error {
 	if p == nil {
 		return errNoClassifier
 	}
-	l, err := bpf.AttachTCX(p.objects.SealgateSteer, lo.index)
+	l, err := bpf.AttachTCX(p.objects.SealgateSteer, lo.index, unix.BPF_TCX_INGRESS)
 	if err != nil {
 		return fmt.Errorf("kernel 6.6 or newer is needed: %w", err)
 	}
@@ -164,7 +164,7 @@ func tryClsact(p *program) error {
 	if p == nil {
 		return errNoClassifier
 	}
-	return attachClsact(p.objects.SealgateSteer, lo)
+	return attachClsact(p.objects.SealgateSteer, lo, incoming)
 }
 
 func tryInterception(mode string) error {

@@ -28,6 +28,7 @@ type attacher struct {
 
 	mu   sync.Mutex
 	done map[string]attachment // by interface name; zero for one that does not exist
+	out  attachment            // to the way out of the bridge
 }
 
 type attachment struct {
@@ -109,7 +110,7 @@ func (a *attacher) attachAll() error {
 		links[name] = l
 	}
 	if a.bridge != nil {
-		errs = append(errs, a.bridge.join())
+		errs = append(errs, a.joinBridge())
 	} else {
 		errs = append(errs, a.program.passTagged(hasSteeredVLAN(links)))
 	}
@@ -121,7 +122,7 @@ func (a *attacher) attachAll() error {
 			errs = append(errs, err)
 			continue
 		}
-		how, err := a.attach(l)
+		how, err := a.attach(l, incoming)
 		if err != nil {
 			errs = append(errs, programError("attach the classifier to "+name, err))
 			continue
@@ -136,8 +137,27 @@ func (a *attacher) attachAll() error {
 func (a *attacher) again() error {
 	a.mu.Lock()
 	clear(a.done)
+	a.out = attachment{}
 	a.mu.Unlock()
 	return a.attachAll()
+}
+
+// joinBridge tells the classifier about the bridge as it is now, and puts it in the way out of it.
+func (a *attacher) joinBridge() error {
+	bridge, err := a.bridge.join()
+	if bridge.index == a.out.index {
+		return err
+	}
+	a.out = attachment{}
+	if bridge.index == 0 {
+		return err
+	}
+	how, attachErr := a.attach(bridge, outgoing)
+	if attachErr != nil {
+		return errors.Join(err, programError("attach the classifier to the way out of "+bridge.name, attachErr))
+	}
+	a.out = attachment{bridge.index, how}
+	return err
 }
 
 // refusePort refuses a port of a bridge or a bond: its packets belong to the interface above, which is the one that the
@@ -183,23 +203,35 @@ func hasSteeredVLAN(links map[string]iface) bool {
 	return false
 }
 
+// hook is a place of an interface.
+type hook struct {
+	tcx    uint32 // the link's attach type
+	parent uint32 // of a filter
+	pin    string // behind the interface's name
+}
+
+var (
+	incoming = hook{unix.BPF_TCX_INGRESS, clsactIngress, ""}
+	outgoing = hook{unix.BPF_TCX_EGRESS, clsactEgress, pinOutgoing}
+)
+
 // attach puts the program on the interface and takes off whatever the other way of attaching left.
-func (a *attacher) attach(l iface) (how string, err error) {
+func (a *attacher) attach(l iface, h hook) (how string, err error) {
 	if a.pins == "" {
-		if err := attachClsact(a.program.objects.SealgateSteer, l); err != nil {
+		if err := attachClsact(a.program.objects.SealgateSteer, l, h); err != nil {
 			return "", err
 		}
-		return AttachClsact, unpin(l.name)
+		return AttachClsact, unpin(l.name + h.pin)
 	}
-	if err := attachTCX(a.program.objects.SealgateSteer, l, filepath.Join(a.pins, l.name)); err != nil {
+	if err := attachTCX(a.program.objects.SealgateSteer, l, h, filepath.Join(a.pins, l.name+h.pin)); err != nil {
 		return "", err
 	}
-	return AttachTCX, removeFilter(l)
+	return AttachTCX, removeFilter(l, h)
 }
 
 // attachTCX updates the pinned link, or makes one if there is none for this interface. A link whose interface has gone
 // does not come back with a new one of the same name.
-func attachTCX(p *ebpf.Program, l iface, pin string) error {
+func attachTCX(p *ebpf.Program, l iface, h hook, pin string) error {
 	old, err := bpf.OpenTCX(pin)
 	if err == nil {
 		defer old.Close()
@@ -212,7 +244,7 @@ func attachTCX(p *ebpf.Program, l iface, pin string) error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("open the pinned link %s: %w", pin, err)
 	}
-	made, err := bpf.AttachTCX(p, l.index)
+	made, err := bpf.AttachTCX(p, l.index, h.tcx)
 	if err != nil {
 		return err
 	}
@@ -225,19 +257,19 @@ func attachTCX(p *ebpf.Program, l iface, pin string) error {
 
 // attachClsact replaces our filter in one step. The qdisc is shared with other programs: it is made when missing and
 // never removed.
-func attachClsact(p *ebpf.Program, l iface) error {
+func attachClsact(p *ebpf.Program, l iface, h hook) error {
 	if err := addClsact(l); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("add the clsact qdisc: %w (OpenWrt: kmod-sched-core)", err)
 	}
-	if err := replaceFilter(l, p.FD()); err != nil {
+	if err := replaceFilter(l, h.parent, p.FD()); err != nil {
 		return fmt.Errorf("add the filter: %w (OpenWrt: kmod-sched-bpf)", err)
 	}
 	return nil
 }
 
 // hasFilter tells whether the interface carries a filter of ours.
-func hasFilter(l iface) (bool, error) {
-	names, err := listFilters(l)
+func hasFilter(l iface, h hook) (bool, error) {
+	names, err := listFilters(l, h.parent)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
 		return false, nil // no clsact
 	}
@@ -247,12 +279,12 @@ func hasFilter(l iface) (bool, error) {
 	return slices.Contains(names, filterName), nil
 }
 
-func removeFilter(l iface) error {
-	has, err := hasFilter(l)
+func removeFilter(l iface, h hook) error {
+	has, err := hasFilter(l, h)
 	if err != nil || !has {
 		return err
 	}
-	if err := deleteFilter(l); err != nil && !errors.Is(err, unix.ENOENT) {
+	if err := deleteFilter(l, h.parent); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove the filter of %s: %w", l.name, err)
 	}
 	return nil
@@ -285,7 +317,7 @@ func detachAll() error {
 		errs = append(errs, fmt.Errorf("list interfaces: %w", err))
 	}
 	for _, l := range links {
-		errs = append(errs, removeFilter(l))
+		errs = append(errs, removeFilter(l, incoming), removeFilter(l, outgoing))
 	}
 	return errors.Join(errs...)
 }

@@ -161,15 +161,17 @@ type joiner struct {
 var noBridge = classifierBridge{Index: math.MaxUint32}
 
 // join isolates the ports and tells the classifier about them. Where the bridge is missing, or cannot be steered,
-// nothing crosses.
-func (j *joiner) join() error {
+// nothing crosses. It returns the bridge, if there is one.
+func (j *joiner) join() (iface, error) {
 	ports, err := findPorts(j.options)
 	if err == nil {
 		err = isolate(ports.all, true)
 	}
 	b := noBridge
-	if err == nil {
+	if ports.bridge.index != 0 {
 		b = classifierBridge{Index: uint32(ports.bridge.index), MAC: ports.bridge.mac}
+	}
+	if err == nil {
 		for i, l := range ports.all {
 			b.Ports[i].Index = uint32(l.index)
 			if ports.uplinkOf[l.index] {
@@ -179,15 +181,15 @@ func (j *joiner) join() error {
 	}
 	if b != j.last {
 		if err := j.program.standIn(b); err != nil {
-			return err
+			return ports.bridge, err
 		}
 		j.last = b
 	}
 	j.warn(ports)
 	if errors.Is(err, errNoInterface) {
-		return nil
+		return ports.bridge, nil
 	}
-	return err
+	return ports.bridge, err
 }
 
 // warn says once what keeps traffic from crossing.

@@ -37,7 +37,7 @@ const (
 	bridgePriority = -210 // before the chain filter of a bridge, -200
 )
 
-func bridgeTable() *nftables.Table {
+func bridgeGuardTable() *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyBridge, Name: tableName}
 }
 
@@ -47,7 +47,7 @@ func installBridgeGuard(o Options) error {
 	if err != nil {
 		return guardError("install the guard of the bridge", err)
 	}
-	t := bridgeTable()
+	t := bridgeGuardTable()
 	c.AddTable(t) // so that deleting it cannot fail
 	c.DelTable(t)
 	c.AddTable(t)
@@ -86,8 +86,8 @@ func removeBridgeGuard() error {
 	if err != nil {
 		return guardError("remove the guard of the bridge", err)
 	}
-	c.AddTable(bridgeTable())
-	c.DelTable(bridgeTable())
+	c.AddTable(bridgeGuardTable())
+	c.DelTable(bridgeGuardTable())
 	if err = c.Flush(); noBridgeFamily(err) {
 		return nil
 	}
@@ -113,14 +113,14 @@ func checkBridgeGuard(o Options) error {
 		return guardError("read the guard of the bridge", err)
 	}
 	for name, want := range map[string]int{bridgeForward: 2 * len(o.sides()), bridgeOutput: len(o.Uplink)} {
-		chain, err := c.ListChain(bridgeTable(), name)
+		chain, err := c.ListChain(bridgeGuardTable(), name)
 		if errors.Is(err, os.ErrNotExist) || noBridgeFamily(err) {
 			return missing
 		}
 		if err != nil {
 			return guardError("read the guard of the bridge", err)
 		}
-		rules, err := c.GetRules(bridgeTable(), chain)
+		rules, err := c.GetRules(bridgeGuardTable(), chain)
 		if err != nil {
 			return guardError("read the guard of the bridge", err)
 		}

@@ -28,6 +28,7 @@ type classifierBridge struct {
 	Index uint32
 	MAC   [6]byte
 	_     [2]byte
+	Mark  uint32
 	Ports [MaxBridgePorts]classifierPort
 }
 
@@ -72,10 +73,12 @@ const listenerMark = 0x5e000000
 const (
 	tableName    = "sealgate" // nftables tables, families inet and, in a bridge, bridge
 	routeTable   = 24225      // routing table of the policy route
+	bridgeTable  = 24226      // routing table of what gatewayd sends by a bridge without an address
 	rulePriority = 883        // of its ip rules: behind the local table (0), before everything a router usually has
 	filterPref   = 0x53       // clsact filter preference: before qosify's, which start at 0x110
 	filterHandle = 0x5e
 	filterName   = "sealgate_steer"
+	pinOutgoing  = ":out" // behind the interface in the name of a pinned link: what leaves; no interface's name has a colon
 	bpffsRoot    = "/sys/fs/bpf"
 	pinDirectory = "sealgate" // under bpffsRoot
 )

@@ -26,6 +26,7 @@ const (
 	clsactHandle  = 0xffff0000
 	clsactParent  = 0xfffffff1 // TC_H_CLSACT
 	clsactIngress = 0xfffffff2 // TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
+	clsactEgress  = 0xfffffff3 // TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS)
 	tcaBPFFd      = 6
 	tcaBPFName    = 7
 	tcaBPFFlags   = 8
@@ -385,7 +386,7 @@ func addClsact(i iface) error {
 }
 
 // replaceFilter installs the program as our filter, in place of any that is there.
-func replaceFilter(i iface, program int) error {
+func replaceFilter(i iface, parent uint32, program int) error {
 	a := kindOf("bpf")
 	a.Nested(unix.TCA_OPTIONS, func(options *netlink.AttributeEncoder) error {
 		options.Uint32(tcaBPFFd, uint32(program))
@@ -393,16 +394,16 @@ func replaceFilter(i iface, program int) error {
 		options.Uint32(tcaBPFFlags, tcaBPFDirect)
 		return nil
 	})
-	return change(unix.RTM_NEWTFILTER, netlink.Create, trafficHeader(i, filterHandle, clsactIngress, filterInfo()), a)
+	return change(unix.RTM_NEWTFILTER, netlink.Create, trafficHeader(i, filterHandle, parent, filterInfo()), a)
 }
 
-func deleteFilter(i iface) error {
-	return change(unix.RTM_DELTFILTER, 0, trafficHeader(i, filterHandle, clsactIngress, filterInfo()), kindOf("bpf"))
+func deleteFilter(i iface, parent uint32) error {
+	return change(unix.RTM_DELTFILTER, 0, trafficHeader(i, filterHandle, parent, filterInfo()), kindOf("bpf"))
 }
 
-// listFilters returns the names of the BPF filters at our preference on the way in.
-func listFilters(i iface) (names []string, err error) {
-	replies, err := request(unix.RTM_GETTFILTER, netlink.Dump, trafficHeader(i, 0, clsactIngress, 0), nil)
+// listFilters returns the names of the BPF filters at our preference on the way in or out.
+func listFilters(i iface, parent uint32) (names []string, err error) {
+	replies, err := request(unix.RTM_GETTFILTER, netlink.Dump, trafficHeader(i, 0, parent, 0), nil)
 	for _, body := range replies {
 		var name string
 		err := attributesOf(body, sizeTraffic, func(typ uint16, d *netlink.AttributeDecoder) {
