@@ -61,6 +61,9 @@ func (c *checker) config(name string, raw *file) *Config {
 	}
 	cfg.Steer = c.steer(&raw.Steer)
 	cfg.Uplink = c.uplink(&raw.Uplink, raw.Steer.Mode)
+	if raw.Steer.SpoofSource && len(raw.Uplink.Broker) > 0 {
+		c.Add("steer.spoof_source", "true: the way to a broker is learnt from the devices, and so it is the one they dial: remove uplink.broker")
+	}
 	cfg.Control = c.control(&raw.Control, &cfg.Uplink)
 	cfg.Downlink = Downlink{TellStatus: raw.Downlink.TellStatus}
 	cfg.Limits = c.limits(&raw.Limits)
@@ -87,7 +90,9 @@ func (c *checker) steer(raw *steerFile) Steer {
 	}
 	s.Ethertypes = c.bridge(raw)
 	if raw.SpoofSource {
-		c.Add("steer.spoof_source", "true: not in this version: remove it")
+		if raw.Bridge == "" {
+			c.Add("steer.spoof_source", "true: only between the ports of a bridge: set steer.bridge or remove it")
+		}
 	}
 	c.interfaces("steer.lan", raw.LAN)
 	c.interfaces("steer.uplink", raw.Uplink)

@@ -212,7 +212,7 @@ func (c *conn) dial() error {
 		c.setUplink(p.Uplink())
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(c.g.ctx, c.g.connectTimeout())
+	ctx, cancel := context.WithTimeout(uplink.From(c.g.ctx, c.from), c.g.connectTimeout())
 	defer cancel()
 	type result struct {
 		conn net.Conn

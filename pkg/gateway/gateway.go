@@ -82,7 +82,7 @@ type Config struct {
 	ConnectTimeout time.Duration // for CONNECT to arrive, and again for the uplink to open; 0 = 10 s
 	Gateway        string        // this gateway's member name, enters the stream ids
 	ControlPrefix  string        // topics at and under it are denied to devices; "" = "sealgate"
-	// Dial opens the uplink for a device that dialled dst. Errors should be of package uplink;
+	// Dial opens the uplink for a device that dialled dst; ctx has the device, as uplink.From puts it there. Errors should be of package uplink;
 	// an *uplink.Conn must come unwrapped, as its Read does not block.
 	Dial       func(ctx context.Context, dst netip.AddrPort) (net.Conn, error)
 	Refuses    func(device netip.Addr) bool        // may be nil; asked before a device's CONNECT goes on: see Disconnect

@@ -29,7 +29,7 @@ var abilities = []struct {
 	try       func(*program) error
 }{
 	{"nf_tables", "the guard", func(*program) error { return installGuard([]uint16{1883}, nil) }},
-	{"policy-route", "delivery to the gateway", func(*program) error { return installRoutes([]string{"sealgate0"}, []uint16{1883}) }},
+	{"policy-route", "delivery to the gateway", func(*program) error { return installRoutes(wantedRules([]string{"sealgate0"}, []uint16{1883})) }},
 	{"transparent", "the listener", tryListener},
 	{"sk_assign", "the classifier", tryProgram},
 	{"tcx", "attaching, first choice", tryTCX},

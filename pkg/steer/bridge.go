@@ -66,6 +66,9 @@ func setupBridge(o Options) error {
 	if errors.Is(err, errNoInterface) {
 		return nil // the guard goes by names; gatewayd isolates the ports when they are there
 	}
+	if err == nil && o.SpoofSource {
+		err = errors.Join(installNextHop(ports.bridge), probeMTU())
+	}
 	return errors.Join(err, isolate(ports.all, true))
 }
 
@@ -74,7 +77,7 @@ func teardownBridge(o Options) error {
 	var errs []error
 	if o.bridged() {
 		if ports, err := findPorts(o); err == nil {
-			errs = append(errs, isolate(ports.all, false))
+			errs = append(errs, isolate(ports.all, false), removeNextHop(ports.bridge))
 		}
 	}
 	return errors.Join(append(errs, removeBridgeGuard())...)
@@ -170,6 +173,10 @@ func (j *joiner) join() (iface, error) {
 	b := noBridge
 	if ports.bridge.index != 0 {
 		b = classifierBridge{Index: uint32(ports.bridge.index), MAC: ports.bridge.mac}
+	}
+	if err == nil && j.options.SpoofSource {
+		b.Mark = listenerMark
+		err = installNextHop(ports.bridge)
 	}
 	if err == nil {
 		for i, l := range ports.all {

@@ -25,7 +25,10 @@ func newBridgePlant(t *testing.T, attach string) *plant {
 
 func eachWayBridged(t *testing.T, f func(t *testing.T, p *plant)) {
 	for _, attach := range []string{AttachTCX, AttachClsact} {
-		t.Run(attach, func(t *testing.T) { f(t, newBridgePlant(t, attach)) })
+		t.Run(attach, func(t *testing.T) {
+			t.Parallel()
+			f(t, newBridgePlant(t, attach))
+		})
 	}
 }
 
@@ -90,6 +93,7 @@ func (p *plant) newWire() {
 }
 
 func TestBridgeSteers(t *testing.T) {
+	t.Parallel()
 	eachWayBridged(t, func(t *testing.T, p *plant) {
 		p.setup()
 		d := p.start()
@@ -104,8 +108,10 @@ func TestBridgeSteers(t *testing.T) {
 
 // With and without the kernel's netfilter looking at what passes the bridge.
 func TestBridgeNetfilter(t *testing.T) {
+	t.Parallel()
 	for _, value := range []string{"0", "1"} {
 		t.Run(value, func(t *testing.T) {
+			t.Parallel()
 			p := newBridgePlant(t, "")
 			for _, knob := range []string{"iptables", "ip6tables", "arptables"} {
 				p.Gateway.Sysctl(t, "net/bridge/bridge-nf-call-"+knob, value)
@@ -129,6 +135,7 @@ func TestBridgeNetfilter(t *testing.T) {
 
 // A bridge without defences passes the frames on: the control of the tests here.
 func TestBridgeCraftedCross(t *testing.T) {
+	t.Parallel()
 	p := newBridgePlant(t, "")
 	p.mustGreet(lab.BrokerIP4, other, "broker")
 	src := p.mac(p.Sensor, "eth0")
@@ -151,6 +158,7 @@ func TestBridgeCraftedCross(t *testing.T) {
 }
 
 func TestBridgeKilled(t *testing.T) {
+	t.Parallel()
 	eachWayBridged(t, func(t *testing.T, p *plant) {
 		p.setup()
 		p.mustCut()
@@ -192,23 +200,27 @@ func TestBridgeKilled(t *testing.T) {
 
 // Each of the three layers holds without the other two.
 func TestBridgeEachHoldsAlone(t *testing.T) {
+	t.Parallel()
 	ports := func(p *plant, isolated bool) error {
 		found, err := findPorts(p.options)
 		return errors.Join(err, isolate(found.all, isolated))
 	}
 	t.Run("guard", func(t *testing.T) {
+		t.Parallel()
 		p := newBridgePlant(t, "")
 		p.setup()
 		p.in(func() error { return errors.Join(ports(p, false), removeRoutes(), removeGuard()) })
 		p.mustCut()
 	})
 	t.Run("isolation", func(t *testing.T) {
+		t.Parallel()
 		p := newBridgePlant(t, "")
 		p.setup()
 		p.in(func() error { return errors.Join(removeBridgeGuard(), removeRoutes(), removeGuard()) })
 		p.mustCut()
 	})
 	t.Run("classifier", func(t *testing.T) {
+		t.Parallel()
 		p := newBridgePlant(t, "")
 		p.setup()
 		d := p.start()
@@ -225,6 +237,7 @@ func TestBridgeEachHoldsAlone(t *testing.T) {
 // Ports and bridges come and go. What is made again has none of the ports' isolation, and no classifier if it is
 // another interface.
 func TestBridgePlugged(t *testing.T) {
+	t.Parallel()
 	again := map[string]func(p *plant){
 		"device's port out and in": func(p *plant) { p.Unplug(p.t, p.LAN); p.Plug(p.t, p.LAN) },
 		"broker's port out and in": func(p *plant) { p.Unplug(p.t, p.Up); p.Plug(p.t, p.Up) },
@@ -239,6 +252,7 @@ func TestBridgePlugged(t *testing.T) {
 	}
 	for name, do := range again {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			p := newBridgePlant(t, "")
 			p.setup()
 			do(p)
@@ -289,6 +303,7 @@ func (p *plant) awaitSteered() {
 
 // What gatewayd tells a device in clear never leaves by the broker's side, whoever claims the device's address there.
 func TestBridgeClaimedStation(t *testing.T) {
+	t.Parallel()
 	p := newBridgePlant(t, "")
 	p.setup()
 	p.start()
@@ -309,6 +324,7 @@ func TestBridgeClaimedStation(t *testing.T) {
 
 // Kinds of frame that the configuration allows cross, and others do not.
 func TestBridgeEthertypes(t *testing.T) {
+	t.Parallel()
 	p := newBridgePlant(t, "")
 	p.options.Ethertypes = []uint16{0x88b5}
 	p.setup()
@@ -329,6 +345,7 @@ func TestBridgeEthertypes(t *testing.T) {
 
 // From the broker's side nobody reaches a steered port, of a device or of the gateway itself.
 func TestBridgeFromUplink(t *testing.T) {
+	t.Parallel()
 	p := newBridgePlant(t, "")
 	p.serve(p.Sensor, fmt.Sprintf("[%s]:%d", lab.SensorIP6, steered), "sensor")
 	p.serve(p.Sensor, fmt.Sprintf("[%s]:%d", lab.SensorIP6, other), "sensor")
@@ -370,6 +387,7 @@ func (p *plant) greetingFrom(ns *lab.Namespace, addr, want string) string {
 
 // Several devices' ports: devices reach one another, and all of them are steered, also to a broker beside them.
 func TestBridgeSeveralPorts(t *testing.T) {
+	t.Parallel()
 	p := newBridgePlant(t, "")
 	second := lab.NewNamespace(t, "second")
 	port := strings.Replace(p.LAN, "lan", "ln2", 1)
@@ -397,6 +415,7 @@ func TestBridgeSeveralPorts(t *testing.T) {
 
 // A bridge that does not exist yet, and ports that nobody named.
 func TestBridgeLater(t *testing.T) {
+	t.Parallel()
 	p := newBridgePlant(t, "")
 	p.CutBridge(t)
 	p.setup()
@@ -427,6 +446,7 @@ func (p *plant) says2(d *lab.Proc, text string) {
 }
 
 func TestBridgeTeardownRestores(t *testing.T) {
+	t.Parallel()
 	eachWayBridged(t, func(t *testing.T, p *plant) {
 		before := p.bridgeState()
 		p.setup()
@@ -456,6 +476,7 @@ func (p *plant) bridgeState() string {
 
 // What a bridge does that steering between its ports would undo is refused. Few kernels can do all of it.
 func TestBridgeRefused(t *testing.T) {
+	t.Parallel()
 	for word, b := range map[string]iface{
 		"filters VLANs": {kind: "bridge", filtering: true}, "spanning tree": {kind: "bridge", spanning: true}, "not a bridge": {kind: "vlan"},
 	} {
@@ -485,6 +506,7 @@ func TestBridgeRefused(t *testing.T) {
 
 // Another configuration's guard is not taken for this one's.
 func TestBridgeNotSetUp(t *testing.T) {
+	t.Parallel()
 	p := newBridgePlant(t, "")
 	refused := func(what string) {
 		t.Helper()

@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,7 +24,22 @@ const (
 	daemonEnv = "SEALGATE_STEER_TEST_DAEMON"
 	dropEnv   = "SEALGATE_STEER_TEST_DROP"  // dropAll or dropMost: drop capabilities first
 	closeEnv  = "SEALGATE_STEER_TEST_CLOSE" // set: close each connection after the greeting
+	spoofEnv  = "SEALGATE_STEER_TEST_SPOOF" // a port of the broker: relay to it from the devices' addresses
 )
+
+// relay connects to the other port of the broker that the device dialled, from the device's address, and copies.
+func relay(conn net.Conn, port string, out io.Writer) {
+	device, broker := conn.RemoteAddr().(*net.TCPAddr), conn.LocalAddr().(*net.TCPAddr)
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: device.IP}, Control: SpoofControl, Timeout: 30 * time.Second}
+	up, err := d.Dial("tcp", net.JoinHostPort(broker.IP.String(), port))
+	if err != nil {
+		fmt.Fprintf(out, "relay: %v\n", err)
+		return
+	}
+	defer up.Close()
+	go func() { io.Copy(up, conn); up.(*net.TCPConn).CloseWrite() }()
+	io.Copy(conn, up)
+}
 
 const (
 	dropAll  = "all"
@@ -96,6 +112,10 @@ func accept(l net.Listener, out io.Writer) {
 		fmt.Fprintf(out, "accepted %s\n", conn.LocalAddr())
 		go func() {
 			defer conn.Close()
+			if port := os.Getenv(spoofEnv); port != "" {
+				relay(conn, port, out)
+				return
+			}
 			fmt.Fprintf(conn, "%s\n", conn.LocalAddr())
 			if os.Getenv(closeEnv) == "" {
 				io.Copy(conn, conn)

@@ -92,10 +92,17 @@ func checkQueue(lan []string) error {
 // relaxConntrack has the kernel's connection tracking take sequence numbers as they come: on one side of this
 // gateway they count other bytes than on the other. A kernel without connection tracking needs nothing.
 func relaxConntrack() error {
-	const knob = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal"
-	err := os.WriteFile(knob, []byte("1"), 0)
-	if err == nil || errors.Is(err, os.ErrNotExist) {
+	if err := setKnob("netfilter/nf_conntrack_tcp_be_liberal"); err != nil {
+		return fmt.Errorf("relax connection tracking: %w", err)
+	}
+	return nil
+}
+
+// setKnob writes 1 to a sysctl below net. One that is not there is no error.
+func setKnob(name string) error {
+	err := os.WriteFile("/proc/sys/net/"+name, []byte("1"), 0)
+	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	return fmt.Errorf("relax connection tracking: %w", err)
+	return err
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -46,12 +47,33 @@ func familyName(family int) string {
 // ruleKey is what makes one of our rules.
 type ruleKey struct {
 	family int
-	lan    string
-	port   uint16
+	lan    string // the interface that packets come in by; "lo": they are sent from here
+	port   uint16 // 0: of any protocol, with the mark of gatewayd's sockets
+}
+
+// table is the routing table that the rule leads to.
+func (k ruleKey) table() uint32 {
+	if k.lan == "lo" {
+		return bridgeTable
+	}
+	return routeTable
 }
 
 func (k ruleKey) String() string {
+	if k.port == 0 {
+		return fmt.Sprintf("%s rule iif %s fwmark %#x lookup %d", familyName(k.family), k.lan, uint32(listenerMark), k.table())
+	}
 	return fmt.Sprintf("%s rule iif %s ipproto tcp dport %d lookup %d", familyName(k.family), k.lan, k.port, routeTable)
+}
+
+func (o *Options) wantedRules() map[ruleKey]bool {
+	want := wantedRules(o.devices(), o.Ports)
+	if o.SpoofSource {
+		for _, family := range steeredFamilies() {
+			want[ruleKey{family, o.Bridge, 0}], want[ruleKey{family, "lo", 0}] = true, true
+		}
+	}
+	return want
 }
 
 func wantedRules(lan []string, ports []uint16) map[ruleKey]bool {
@@ -68,7 +90,7 @@ func wantedRules(lan []string, ports []uint16) map[ruleKey]bool {
 
 // installRoutes makes the rules and routes exactly those wanted. What is right already is left alone: a repeated Setup
 // does not open a gap.
-func installRoutes(lan []string, ports []uint16) error {
+func installRoutes(want map[ruleKey]bool) error {
 	lo, err := interfaceByName("lo")
 	if err != nil {
 		return fmt.Errorf("install the policy route: find the loopback interface: %w", err)
@@ -81,7 +103,6 @@ func installRoutes(lan []string, ports []uint16) error {
 			return fmt.Errorf("install the policy route: local default dev lo table %d (%s): %w", routeTable, familyName(family), err)
 		}
 	}
-	want := wantedRules(lan, ports)
 	stale, err := compareRules(want)
 	if err != nil {
 		return err
@@ -151,7 +172,7 @@ func removeRoutes() error {
 		}
 		for _, r := range routes {
 			if err := deleteRoute(r); err != nil && !errors.Is(err, unix.ESRCH) {
-				return fmt.Errorf("remove the policy route: delete the local default route (%s): %w", familyName(family), err)
+				return fmt.Errorf("remove the policy route: delete a default route of ours (%s): %w", familyName(family), err)
 			}
 		}
 	}
@@ -159,16 +180,15 @@ func removeRoutes() error {
 }
 
 func ourRoutes(family int) ([][]byte, error) {
-	routes, err := listLocalRoutes(family)
+	routes, err := listOurRoutes(family)
 	if err != nil {
 		return nil, fmt.Errorf("list %s routes: %w", familyName(family), err)
 	}
 	return routes, nil
 }
 
-// checkRoutes tells whether the policy route stands for all LAN interfaces and ports.
-func checkRoutes(lan []string, ports []uint16) error {
-	want := wantedRules(lan, ports)
+// checkRoutes tells whether the policy route stands for all rules that are wanted.
+func checkRoutes(want map[ruleKey]bool) error {
 	if _, err := compareRules(want); err != nil {
 		return err
 	}
@@ -180,7 +200,7 @@ func checkRoutes(lan []string, ports []uint16) error {
 		if err != nil {
 			return err
 		}
-		if len(routes) == 0 {
+		if !slices.ContainsFunc(routes, isLocalRoute) {
 			return fmt.Errorf("no policy route: table %d has no local default route for %s", routeTable, familyName(family))
 		}
 	}
@@ -195,10 +215,15 @@ func checkSetup(o Options) error {
 	case o.Mode == ModeNFQueue:
 		err = checkQueue(o.LAN)
 	default:
-		err = checkRoutes(o.devices(), o.Ports)
+		err = checkRoutes(o.wantedRules())
 	}
 	if err == nil && o.bridged() {
 		err = checkBridgeGuard(o)
+	}
+	if o.SpoofSource {
+		if err := checkReversePath(o.Bridge); err != nil {
+			return err
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("%w (%w): run `%s` first", ErrNotSetUp, err, o.command("-setup"))

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
+	"net/netip"
 	"syscall"
 
 	"github.com/mdlayher/netlink"
@@ -250,10 +252,10 @@ func familyHeader(family int) []byte {
 	return b
 }
 
-// rule is a rule for our table. Ours is what key says when plain is set.
+// rule is a rule for a table of ours. Ours is what key says when plain is set.
 type rule struct {
 	key   ruleKey
-	plain bool   // it is of our priority, for TCP to the one port, and asks for nothing else
+	plain bool   // it is of our priority, for TCP to the one port or for the mark, and asks for nothing else
 	raw   []byte // as the kernel listed it
 }
 
@@ -261,16 +263,20 @@ func (r rule) String() string {
 	if r.plain {
 		return r.key.String()
 	}
-	return fmt.Sprintf("%s rule lookup %d", familyName(r.key.family), routeTable)
+	return fmt.Sprintf("%s rule lookup %d", familyName(r.key.family), r.key.table())
 }
 
 func addRule(k ruleKey) error {
 	header := familyHeader(k.family)
 	header[7] = unix.FR_ACT_TO_TBL
 	a := netlink.NewAttributeEncoder()
-	a.Uint32(unix.FRA_TABLE, routeTable)
+	a.Uint32(unix.FRA_TABLE, k.table())
 	a.Uint32(unix.FRA_PRIORITY, rulePriority)
 	a.String(unix.FRA_IIFNAME, k.lan)
+	if k.port == 0 {
+		a.Uint32(unix.FRA_FWMARK, listenerMark)
+		return change(unix.RTM_NEWRULE, netlink.Create|netlink.Excl, header, a)
+	}
 	a.Uint8(unix.FRA_IP_PROTO, unix.IPPROTO_TCP)
 	ports := binary.NativeEndian.AppendUint16(nil, k.port)
 	a.Bytes(unix.FRA_DPORT_RANGE, binary.NativeEndian.AppendUint16(ports, k.port))
@@ -279,7 +285,7 @@ func addRule(k ruleKey) error {
 
 func deleteRule(r rule) error { return change(unix.RTM_DELRULE, 0, r.raw, nil) }
 
-// listRules lists the rules of a family that point at our table.
+// listRules lists the rules of a family that point at a table of ours.
 func listRules(family int) (list []rule, err error) {
 	replies, err := request(unix.RTM_GETRULE, netlink.Dump, familyHeader(family), nil)
 	for _, body := range replies {
@@ -296,7 +302,7 @@ func listRules(family int) (list []rule, err error) {
 
 func parseRule(family int, body []byte) (r rule, ours bool, err error) {
 	r = rule{key: ruleKey{family: family}, raw: body}
-	var table, priority, protocol, selectors uint32
+	var table, priority, protocol, selectors, mark, mask uint32
 	var ports []byte
 	err = attributesOf(body, sizeRoute, func(typ uint16, d *netlink.AttributeDecoder) {
 		switch typ {
@@ -310,20 +316,28 @@ func parseRule(family int, body []byte) (r rule, ours bool, err error) {
 			protocol = uint32(d.Uint8())
 		case unix.FRA_DPORT_RANGE:
 			ports = d.Bytes()
-		case unix.FRA_SRC, unix.FRA_DST, unix.FRA_FWMARK, unix.FRA_OIFNAME, unix.FRA_SPORT_RANGE:
+		case unix.FRA_FWMARK:
+			mark = d.Uint32()
+		case unix.FRA_FWMASK:
+			mask = d.Uint32()
+		case unix.FRA_SRC, unix.FRA_DST, unix.FRA_OIFNAME, unix.FRA_SPORT_RANGE:
 			selectors++
 		}
 	})
-	if err != nil || table != routeTable {
+	if err != nil || table != routeTable && table != bridgeTable {
 		return rule{}, false, err
 	}
 	tos, flags := body[3], binary.NativeEndian.Uint32(body[8:])
-	if len(ports) != 4 || priority != rulePriority || protocol != unix.IPPROTO_TCP ||
-		selectors != 0 || tos != 0 || flags&unix.FIB_RULE_INVERT != 0 {
+	if table != r.key.table() || priority != rulePriority || selectors != 0 || tos != 0 || flags&unix.FIB_RULE_INVERT != 0 {
 		return r, true, nil
 	}
-	first, last := binary.NativeEndian.Uint16(ports), binary.NativeEndian.Uint16(ports[2:])
-	r.key.port, r.plain = first, first == last
+	if len(ports) == 4 && protocol == unix.IPPROTO_TCP && mark == 0 && mask == 0 {
+		first, last := binary.NativeEndian.Uint16(ports), binary.NativeEndian.Uint16(ports[2:])
+		r.key.port, r.plain = first, first == last && first != 0
+	}
+	if len(ports) == 0 && protocol == 0 && mark == listenerMark && mask == math.MaxUint32 {
+		r.plain = true
+	}
 	return r, true, nil
 }
 
@@ -339,8 +353,42 @@ func replaceLocalRoute(family int, lo iface) error {
 
 func deleteRoute(raw []byte) error { return change(unix.RTM_DELROUTE, 0, raw, nil) }
 
-// listLocalRoutes lists the local routes in our table, as the kernel wrote them.
-func listLocalRoutes(family int) (list [][]byte, err error) {
+// replaceNextHopRoute installs `default via HOP dev BRIDGE onlink table 24226`.
+func replaceNextHopRoute(family int, bridge iface, hop netip.Addr) error {
+	b := familyHeader(family)
+	b[5], b[6], b[7] = unix.RTPROT_BOOT, unix.RT_SCOPE_UNIVERSE, unix.RTN_UNICAST
+	binary.NativeEndian.PutUint32(b[8:], unix.RTNH_F_ONLINK)
+	a := netlink.NewAttributeEncoder()
+	a.Uint32(unix.RTA_TABLE, bridgeTable)
+	a.Uint32(unix.RTA_OIF, uint32(bridge.index))
+	a.Bytes(unix.RTA_GATEWAY, hop.AsSlice())
+	return change(unix.RTM_NEWROUTE, netlink.Create|netlink.Replace, b, a)
+}
+
+func neighbourHeader(family int, i iface, state uint16) []byte {
+	b := make([]byte, unix.SizeofNdMsg)
+	b[0] = byte(family)
+	binary.NativeEndian.PutUint32(b[4:], uint32(i.index))
+	binary.NativeEndian.PutUint16(b[8:], state)
+	return b
+}
+
+func replaceNeighbour(family int, i iface, addr netip.Addr, mac [6]byte) error {
+	a := netlink.NewAttributeEncoder()
+	a.Bytes(unix.NDA_DST, addr.AsSlice())
+	a.Bytes(unix.NDA_LLADDR, mac[:])
+	return change(unix.RTM_NEWNEIGH, netlink.Create|netlink.Replace, neighbourHeader(family, i, unix.NUD_PERMANENT), a)
+}
+
+func deleteNeighbour(family int, i iface, addr netip.Addr) error {
+	a := netlink.NewAttributeEncoder()
+	a.Bytes(unix.NDA_DST, addr.AsSlice())
+	return change(unix.RTM_DELNEIGH, 0, neighbourHeader(family, i, 0), a)
+}
+
+// listOurRoutes lists the routes that we install, local ones in the table of the policy route and others in that of a
+// bridge, as the kernel wrote them.
+func listOurRoutes(family int) (list [][]byte, err error) {
 	replies, err := request(unix.RTM_GETROUTE, netlink.Dump, familyHeader(family), nil)
 	for _, body := range replies {
 		var table uint32
@@ -353,12 +401,14 @@ func listLocalRoutes(family int) (list [][]byte, err error) {
 			return nil, err
 		}
 		cloned := binary.NativeEndian.Uint32(body[8:])&unix.RTM_F_CLONED != 0
-		if table == routeTable && body[7] == unix.RTN_LOCAL && !cloned {
+		if (table == routeTable && isLocalRoute(body) || table == bridgeTable) && !cloned {
 			list = append(list, body)
 		}
 	}
 	return list, err
 }
+
+func isLocalRoute(body []byte) bool { return body[7] == unix.RTN_LOCAL }
 
 func trafficHeader(i iface, handle, parent, info uint32) []byte {
 	b := make([]byte, 4, sizeTraffic)

@@ -45,7 +45,7 @@ type Options struct {
 	Ethertypes  []uint16 // kinds of frame that may cross the bridge beside ARP, IPv4 and IPv6, at most MaxEthertypes
 	Ports       []uint16 // TCP destination ports to steer, at most MaxPorts
 	Listen      string   // mode listen: host:port
-	SpoofSource bool     // must be false in this version
+	SpoofSource bool     // in a bridge: gatewayd's connections to the broker come from the devices' addresses
 	FixedBroker bool     // uplink.broker is set: connections to the gateway's own addresses may be accepted
 	Devices     DeviceRules
 	Attach      string // "" chooses; AttachTCX or AttachClsact forces one
@@ -82,7 +82,11 @@ func Setup(o Options) error {
 	if o.bridged() {
 		bridge = func() error { return setupBridge(o) }
 	}
-	return errors.Join(bridge(), installRoutes(o.devices(), o.Ports))
+	err := errors.Join(bridge(), installRoutes(o.wantedRules()))
+	if o.SpoofSource {
+		err = errors.Join(err, checkReversePath(o.Bridge))
+	}
+	return err
 }
 
 // Teardown removes all that Setup and Listen left behind in this network namespace, whatever interfaces and ports they
@@ -304,8 +308,8 @@ func (o *Options) check() error {
 	default:
 		return fmt.Errorf("steer.mode: %q is not a mode; use \"tc\" on a routed gateway or \"listen\"", o.Mode)
 	}
-	if o.SpoofSource {
-		return errors.New("steer.spoof_source: not in this version; set it to false")
+	if o.SpoofSource && (!o.bridged() || o.FixedBroker) {
+		return errors.New("steer.spoof_source: only between the ports of a bridge, and to the broker that the device dialled; remove uplink.broker, or set it to false")
 	}
 	return errors.Join(o.checkLAN(), o.checkPorts(), o.checkAttach(), o.checkBridge())
 }

@@ -11,6 +11,7 @@ import (
 
 	"sealgate/pkg/config"
 	"sealgate/pkg/gateway/uplink"
+	"sealgate/pkg/steer"
 )
 
 // uplinks dials the broker with the settings that are in force when a device connects.
@@ -45,6 +46,9 @@ func order(all []*target, now time.Time) []*target {
 func (u *uplinks) configure(cfg *config.Config) error {
 	c := uplink.Config{
 		TLS: cfg.Uplink.TLS, Port: cfg.Uplink.Port, CAFile: cfg.Uplink.CA, ServerName: cfg.Uplink.ServerName,
+	}
+	if cfg.Steer.SpoofSource {
+		c.Spoof = steer.SpoofControl
 	}
 	if c.TLS {
 		for _, f := range []struct {

@@ -12,11 +12,13 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -39,6 +41,17 @@ type Config struct {
 	ServerName string        // name the certificate must carry; "" = host of Broker, or the dialled address
 	Cert, Key  []byte        // PEM client certificate and key; empty = none
 	Timeout    time.Duration // for one attempt, TCP and TLS together; 0 = 10 s
+
+	// Spoof, if set, prepares the socket for an address that is not the gateway's, and connections come from the
+	// address given by From.
+	Spoof func(network, address string, c syscall.RawConn) error
+}
+
+type sourceKey struct{}
+
+// From returns a context for Dial that says which device the connection is for.
+func From(ctx context.Context, device netip.AddrPort) context.Context {
+	return context.WithValue(ctx, sourceKey{}, device)
 }
 
 // Dialer opens connections to the broker. It is safe for concurrent use.
@@ -110,6 +123,12 @@ func (d *Dialer) Dial(ctx context.Context, dst netip.AddrPort) (net.Conn, error)
 	dialer := net.Dialer{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 4},
 		Control:         setUserTimeout,
+	}
+	if device, ok := ctx.Value(sourceKey{}).(netip.AddrPort); ok && d.cfg.Spoof != nil {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(device.Addr().Unmap(), 0))
+		dialer.Control = func(network, address string, c syscall.RawConn) error {
+			return errors.Join(d.cfg.Spoof(network, address, c), setUserTimeout(network, address, c))
+		}
 	}
 	tcp, err := dialer.DialContext(ctx, "tcp", addr)
 	if err != nil {

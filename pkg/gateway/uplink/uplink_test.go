@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -345,4 +346,36 @@ func TestPartialRecords(t *testing.T) {
 		t.Errorf("%q after %d waits: %v", got, waits, err)
 	}
 	client.Close()
+}
+
+// TestFromDevice dials from a device's address, where that is asked for.
+func TestFromDevice(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	dst := l.Addr().(*net.TCPAddr).AddrPort()
+	device := netip.MustParseAddrPort("[::ffff:127.0.0.9]:40000")
+	for _, spoof := range []bool{false, true} {
+		prepared := false
+		cfg := Config{Port: dst.Port()}
+		want := netip.MustParseAddr("127.0.0.1")
+		if spoof {
+			cfg.Spoof = func(string, string, syscall.RawConn) error { prepared = true; return nil }
+			want = device.Addr().Unmap()
+		}
+		d, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := d.Dial(From(t.Context(), device), dst)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if got := conn.LocalAddr().(*net.TCPAddr).AddrPort(); got.Addr() != want || got.Port() == device.Port() || prepared != spoof {
+			t.Errorf("spoof %t: from %s, prepared %t; want %s", spoof, got, prepared, want)
+		}
+	}
 }
