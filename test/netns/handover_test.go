@@ -130,7 +130,7 @@ func TestHandover(t *testing.T) {
 			}
 			p := newPlantIn(t, policy, topo)
 			o := crowdOptions{Addr: p.DeviceAddr(), N: c.n, Needle: needle("handover"), Stay: time.Duration(c.n) * 20 * time.Millisecond, Away: 500 * time.Millisecond, Pause: 500 * time.Millisecond}
-			p.Conf.Set("uplink", "broker", p.BrokerAddr()).Set("limits", "drain", "1s").Set("steer", "mode", c.mode)
+			p.Conf.Set("uplink", "broker", p.BrokerAddr()).Set("limits", "drain", "300ms").Set("steer", "mode", c.mode)
 			if c.mode == "listen" {
 				o.Addr = net.JoinHostPort(lab.LANIP4, "1883")
 				p.Conf.Set("steer", "listen", o.Addr)

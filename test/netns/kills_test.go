@@ -14,13 +14,13 @@ import (
 // in clear, no message that was acknowledged is missing, and devices are served again soon. `make kills` runs it in full.
 func TestKills(t *testing.T) {
 	t.Parallel()
-	publishers, kills, span, most := 300, 5, 20*time.Second, 15*time.Second
+	publishers, kills, span, away, most := 300, 5, 10*time.Second, time.Second, 15*time.Second
 	if os.Getenv("SEALGATE_KILLS") == "full" {
-		publishers, kills, span, most = 1000, 20, 2*time.Minute, 2*time.Second
+		publishers, kills, span, away, most = 1000, 20, 2*time.Minute, 4*time.Second, 2*time.Second
 	}
 	p := newPlant(t)
 	s := newScene(t, p, crowdOptions{
-		Addr: p.DeviceAddr(), N: publishers, Needle: needle("kills"), Stay: 10 * time.Second, Away: 4 * time.Second, Pause: 2 * time.Second,
+		Addr: p.DeviceAddr(), N: publishers, Needle: needle("kills"), Stay: 10 * time.Second, Away: away, Pause: 2 * time.Second,
 	})
 	var recoveries []recovery
 	began := time.Now()
