@@ -100,6 +100,8 @@ INLINE int parse_ipv4(struct __sk_buff *skb, struct packet *p)
 
 	if (load(skb, p->l4, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
 		return drop(STEER_TRUNCATED);
+	if (ip.protocol == PROTO_AH) /* encrypts nothing; not followed in IPv4 */
+		return drop(STEER_EXTENSION);
 	if (ip.protocol != PROTO_TCP)
 		return TC_ACT_UNSPEC;
 	if (ip.frag_off & htons(IPV4_FRAGMENT))

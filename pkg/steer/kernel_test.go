@@ -51,6 +51,7 @@ var classifierCases = []struct {
 	{"IPv4 UDP fragment", frame(ether(0x0800), ipv4(src4, dst4, protoUDP, 0x2000), raw(make([]byte, 64))), passed},
 	{"IPv4 TCP header cut off", frame(ether(0x0800), ipv4(src4, dst4, protoTCP, 0), cut(19), tcp(src4, dst4, 40000, 1883, flagSYN)), countTruncated},
 	{"IPv4 options cut off", frame(ether(0x0800), raw([]byte{0x4f}), cut(30), func(b []byte) []byte { return b[1:] }, ipv4(src4, dst4, protoTCP, 0), raw(make([]byte, 20))), countTruncated},
+	{"IPv4 authentication header", frame(ether(0x0800), ipv4(src4, dst4, 51, 0), raw([]byte("\x06\x02\x00\x00spi1seq1icv1")), tcp(src4, dst4, 40000, 1883, flagSYN)), countExtension},
 	{"ARP", frame(ether(0x0806), raw(make([]byte, 28))), passed},
 
 	{"IPv6", frame(ether(0x86dd), ipv6(src6, dst6, protoTCP), tcp(src6, dst6, 40000, 1883, flagSYN)), countNoListener},

@@ -14,6 +14,9 @@ func TestSeveralInterfaces(t *testing.T) {
 	lab.NeedRoot(t)
 	lab.NeedTool(t, "mosquitto")
 	for _, m := range modes {
+		if m.bridge {
+			continue // TestBridgeSeveralPorts of package steer
+		}
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, m)

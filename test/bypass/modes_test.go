@@ -18,14 +18,16 @@ type mode struct {
 // modes are all ways to steer. Mode listen is none: nothing is installed, devices are told whom to dial, and one that
 // dials the broker reaches it.
 var modes = []mode{
-	{name: "tc, TCX", configure: routed("tc"), start: starts("attached=tcx")},
-	{name: "tc, clsact", configure: routed("tc"), start: startPrivately},
-	{name: "tproxy", configure: routed("tproxy"), start: starts("gatewayd runs")},
-	{name: "redirect", configure: routed("redirect"), start: starts("gatewayd runs")},
-	{name: "nfqueue", configure: routed("nfqueue"), start: starts(""), passes: true},
+	{name: "tc, TCX", configure: steers("tc"), start: starts("attached=tcx")},
+	{name: "tc, clsact", configure: steers("tc"), start: startPrivately},
+	{name: "tproxy", configure: steers("tproxy"), start: starts("gatewayd runs")},
+	{name: "redirect", configure: steers("redirect"), start: starts("gatewayd runs")},
+	{name: "bridge, TCX", configure: steers("tc"), start: starts("attached=tcx"), bridge: true},
+	{name: "bridge, clsact", configure: steers("tc"), start: startPrivately, bridge: true},
+	{name: "nfqueue", configure: steers("nfqueue"), start: starts(""), passes: true},
 }
 
-func routed(mode string) func(*lab.Plant) {
+func steers(mode string) func(*lab.Plant) {
 	return func(p *lab.Plant) { p.Conf.Set("steer", "mode", mode) }
 }
 

@@ -52,7 +52,11 @@ type place struct {
 
 func newSite(t *testing.T, m mode) *site {
 	t.Helper()
-	p := lab.NewPlant(t, lab.PlantOptions{Policy: policy, NoBroker: true})
+	topo := lab.NewTopology
+	if m.bridge {
+		topo = func(t lab.T) *lab.Topology { return lab.NewBridgeTopology(t, true) }
+	}
+	p := lab.NewPlant(t, lab.PlantOptions{Policy: policy, NoBroker: true, Topo: topo(t)})
 	p.UplinkNS().Sysctl(t, "net/ipv4/tcp_fastopen", strconv.Itoa(acceptsBlind)) // the broker takes data that comes in a SYN
 	o := p.BrokerOptions()
 	o.Host, o.Plain, o.Extra = "", steered, fmt.Sprintf("listener %d\n", clearPort) // every address, IPv4 and IPv6
@@ -65,6 +69,11 @@ func newSite(t *testing.T, m mode) *site {
 		p.Topo.Gateway.Sysctl(t, "net/ipv4/conf/"+knob+"/rp_filter", "0") // the harder case: any source address may come
 	}
 	at := place{p.SensorNS(), p.Topo.LAN, lab.SensorIP4, lab.SensorIP6}
+	if m.bridge { // the kernel's netfilter would look at what passes the bridge, and mend it
+		for _, knob := range []string{"iptables", "ip6tables", "arptables"} {
+			p.Topo.Gateway.Sysctl(t, "net/bridge/bridge-nf-call-"+knob, "0")
+		}
+	}
 	return &site{Plant: p, t: t, mode: m, at: at, wire: lab.NewCapture(t, p.UplinkNS(), "eth0")}
 }
 
@@ -72,13 +81,22 @@ func newSite(t *testing.T, m mode) *site {
 func (s *site) aim(v6 bool, row int) aim {
 	s.t.Helper()
 	a := aim{
-		dst: s.GatewayNS().MAC(s.t, s.at.gateway), src: s.at.ns.MAC(s.t, "eth0"),
+		dst: s.nextHop(), src: s.at.ns.MAC(s.t, "eth0"),
 		v6: v6, from: s.at.four, to: lab.BrokerIP4, port: uint16(20000 + row), seq: 1000, id: uint16(row),
 	}
 	if v6 {
 		a.from, a.to = s.at.six, lab.BrokerIP6
 	}
 	return a
+}
+
+// nextHop is whom a device's frames for the broker go to.
+func (s *site) nextHop() net.HardwareAddr {
+	s.t.Helper()
+	if s.mode.bridge {
+		return s.UplinkNS().MAC(s.t, "eth0")
+	}
+	return s.GatewayNS().MAC(s.t, s.at.gateway)
 }
 
 // payload is a PUBLISH whose content tells the state and the row that it was sent in.

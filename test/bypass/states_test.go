@@ -12,43 +12,48 @@ type state struct {
 	letter string // in the matrix
 	name   string
 	serves bool // devices find somebody to talk to
+	cuts   bool // nothing at all crosses a bridge: it is the classifier that passes on what is not steered
 	enter  func(s *site)
 }
 
 // lifetime is what a gateway goes through.
 func lifetime() []state {
 	return []state{
-		{"", "undefended", true, func(*site) {}},
-		{"n", "set up, daemon never started", false, func(s *site) {
+		{name: "undefended", serves: true, enter: func(*site) {}},
+		{letter: "n", name: "set up, daemon never started", cuts: true, enter: func(s *site) {
 			s.Setup(s.t)
 			s.guarded, _ = s.wire.Frames()
 		}},
-		{"u", "daemon up", true, func(s *site) {
+		{letter: "u", name: "daemon up", serves: true, enter: func(s *site) {
 			s.StartControld(s.t)
 			s.mode.start(s)
 			s.awaitServed(s.volley)
 		}},
-		{"l", "reload", true, func(s *site) {
+		{letter: "l", name: "reload", serves: true, enter: func(s *site) {
 			s.Gatewayd.Signal(syscall.SIGHUP)
 			s.volley()
 			if err := s.Gatewayd.AwaitLine(lab.Within(s.t, 40*time.Second), "reload:"); err != nil {
 				s.t.Error(err)
 			}
 		}},
-		{"k", "kill -9", false, func(s *site) { s.Gatewayd.Kill() }},
-		{"r", "restart", true, func(s *site) {
+		{letter: "k", name: "kill -9", enter: func(s *site) { s.Gatewayd.Kill() }},
+		{letter: "r", name: "restart", serves: true, enter: func(s *site) {
 			s.mode.start(s)
 			s.awaitServed(s.volley)
 		}},
-		{"i", "interface re-created", true, func(s *site) {
+		{letter: "i", name: "interface re-created", serves: true, enter: func(s *site) {
 			s.Topo.CutLAN(s.t)
 			s.Topo.LayLAN(s.t)
 			s.awaitServed(s.volley)
 		}},
-		{"x", "interface re-created after kill -9", false, func(s *site) {
+		{letter: "x", name: "interface re-created after kill -9", cuts: true, enter: func(s *site) {
 			s.Gatewayd.Kill()
 			s.Topo.CutLAN(s.t)
 			s.Topo.LayLAN(s.t)
+		}},
+		{letter: "a", name: "restart after that", serves: true, enter: func(s *site) {
+			s.mode.start(s)
+			s.awaitServed(s.volley)
 		}},
 	}
 }
@@ -70,7 +75,9 @@ func (s *site) live() {
 		s.volley()
 		s.inject(own)
 		s.inject(s.kept)
-		s.settle()
+		if !(st.cuts && s.mode.bridge) {
+			s.settle()
+		}
 		if st.serves {
 			s.kept = s.open() // what they are now, is old in the next state
 		}

@@ -21,6 +21,7 @@ func NewBridgeTopology(t T, addressed bool) *Topology {
 		Bridge:  fmt.Sprintf("br%dx%d", os.Getpid(), n),
 	}
 	Veth(t, topo.Gateway, topo.LAN, topo.Sensor, "eth0")
+	topo.sameDevice(t)
 	Veth(t, topo.Gateway, topo.Up, topo.Uplink, "eth0")
 	topo.LayBridge(t, addressed)
 	topo.Sensor.AddAddr(t, "eth0", SensorIP4+"/16")

@@ -200,16 +200,35 @@ func (topo *Topology) CutLAN(t T) {
 	})
 }
 
-// LayLAN lays the cable between gateway and devices.
+// LayLAN lays the cable between gateway and devices. These keep the Ethernet address that they had at another cable.
 func (topo *Topology) LayLAN(t T) {
 	t.Helper()
 	Veth(t, topo.Gateway, topo.LAN, topo.Sensor, "eth0")
+	topo.sameDevice(t)
+	if topo.Bridge != "" {
+		topo.Plug(t, topo.LAN)
+		topo.Sensor.AddAddr(t, "eth0", SensorIP4+"/16")
+		topo.Sensor.AddAddr(t, "eth0", SensorIP6+"/16")
+		return
+	}
 	topo.Sensor.AddAddr(t, "eth0", SensorIP4+"/24")
 	topo.Sensor.AddAddr(t, "eth0", SensorIP6+"/64")
 	topo.Gateway.AddAddr(t, topo.LAN, LANIP4+"/24")
 	topo.Gateway.AddAddr(t, topo.LAN, LANIP6+"/64")
 	topo.Sensor.AddRoute(t, "default", LANIP4)
 	topo.Sensor.AddRoute(t, "default", LANIP6)
+}
+
+// sameDevice gives the devices' interface the Ethernet address that it has at every cable.
+func (topo *Topology) sameDevice(t T) {
+	t.Helper()
+	topo.Sensor.netlink(t, "set the address of eth0", func(h *netlink.Handle) error {
+		l, err := h.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return h.LinkSetHardwareAddr(l, net.HardwareAddr{2, 0x77, 0, 0, 1, 2})
+	})
 }
 
 // Topology is the routed set-up of every whole-system test: a sensor network, the gateway that routes, and the uplink
