@@ -3,6 +3,7 @@ package netns
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"syscall"
 	"testing"
@@ -37,6 +38,34 @@ func TestNothingLeaks(t *testing.T) {
 				t.Errorf("%d frames with payload to port %d were recorded: the record does not show the gateway's uplink", n, uplinkPort)
 			}
 		})
+	}
+}
+
+// TestNothingLeaksInBridge is the same between the ports of a bridge without an address. controld reaches its broker by
+// another way, and the broker sees the devices' own addresses.
+func TestNothingLeaksInBridge(t *testing.T) {
+	t.Parallel()
+	lab.NeedRoot(t)
+	topo := lab.NewBridgeTopology(t, false)
+	p := newPlantIn(t, policy, topo)
+	lab.Veth(t, topo.Gateway, "control", topo.Uplink, "control")
+	topo.Gateway.AddAddr(t, "control", "10.78.0.1/24")
+	topo.Uplink.AddAddr(t, "control", "10.78.0.2/24")
+	topo.Gateway.AddRoute(t, lab.BrokerIP4+"/32", "10.78.0.2")
+	for _, name := range []string{"all", "default", topo.Bridge} {
+		topo.Gateway.Sysctl(t, "net/ipv4/conf/"+name+"/rp_filter", "0")
+	}
+	p.Conf.Set("steer", "spoof_source", true).Set("uplink", "tls", false).Set("uplink", "port", clearPort)
+	delete(p.Conf["uplink"], "ca")
+	p.WriteConf(t)
+	up := nothingLeaks(t, p, uint16(p.DevicePort)).ToPort(clearPort, 0)
+	if len(up) < 100 {
+		t.Errorf("%d frames to port %d were recorded: the record does not show the gateway's uplink", len(up), clearPort)
+	}
+	for _, f := range up {
+		if src := netip.AddrFrom4([4]byte(f[26:30])); f[12] == 8 && src != netip.MustParseAddr(lab.SensorIP4) {
+			t.Fatalf("the broker is dialled from %s; want the device's address", src)
+		}
 	}
 }
 
