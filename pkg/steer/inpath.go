@@ -37,3 +37,24 @@ func listenInPath(ctx context.Context, o Options, log *slog.Logger) (*Steering, 
 	context.AfterFunc(ctx, carrier.Shut)
 	return s, nil
 }
+
+// Dropped are packets of mode nfqueue that were not carried, by why.
+type Dropped struct {
+	Strangers uint64 // of connections that began before gatewayd; their sender is reset
+	Malformed uint64 // fragments, what is cut off, what is signed
+	Damaged   uint64 // with a wrong checksum
+	Full      uint64 // SYN over the number of connections that are carried
+	Unread    uint64 // times that the kernel had no room for those that it had for us
+	Unsent    uint64 // the kernel did not take one of ours, or a verdict
+}
+
+// Dropped reads the counts. ok is false in other modes.
+func (s *Steering) Dropped() (d Dropped, ok bool) {
+	if s.carrier == nil {
+		return Dropped{}, false
+	}
+	c, _ := s.carrier.Counts()
+	d = Dropped{Strangers: c.Strangers, Malformed: c.Malformed, Damaged: c.Damaged, Full: c.Full}
+	d.Unsent, d.Unread = s.queue.Failures()
+	return d, true
+}

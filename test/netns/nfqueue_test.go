@@ -112,6 +112,9 @@ func TestDamagedInPassing(t *testing.T) {
 			t.Errorf("IPv6 %v: a SYN whose checksum was wrong has reached the broker", six)
 		}
 	}
+	if n := p.Metrics(t)[`sealgate_queue_dropped_total{reason="damaged"}`]; n != 2 {
+		t.Errorf("%v packets are counted as damaged", n)
+	}
 }
 
 func passing(t *testing.T, p *lab.Plant, part float64) {

@@ -62,6 +62,7 @@ func (d *daemon) writeMetrics(w io.Writer) {
 	d.gateway.Metrics().WritePrometheus(w)
 	d.keys.writePrometheus(w)
 	d.writeDevices(w)
+	d.writeDropped(w)
 }
 
 // writePrometheus writes what is known from controld. The epochs that are sealed under are
