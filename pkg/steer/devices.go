@@ -57,11 +57,11 @@ func (r *DeviceRules) net(addr netip.Addr) int {
 
 // devices is the table of them. Its lock is taken when a connection is accepted and for status, never for a message.
 type devices struct {
-	mode   string
-	now    func() time.Duration
-	kernel *kernelDevices // nil where no classifier is
+	mode string
+	now  func() time.Duration
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex     // guards what follows
+	kernel  *kernelDevices // nil where no classifier is
 	rules   DeviceRules
 	known   map[netip.Addr]*list.Element // of *device
 	order   *list.List                   // the one that connected last is first
@@ -88,6 +88,16 @@ func newDevices(o *Options, kernel *kernelDevices) *devices {
 		mode: o.Mode, kernel: kernel, now: func() time.Duration { return time.Since(start) },
 		rules: o.Devices, denials: make([]denial, len(o.Devices.DenyNets)),
 		known: make(map[netip.Addr]*list.Element), order: list.New(),
+	}
+}
+
+// close ends the classifier's part, whose maps are about to be closed.
+func (t *devices) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.kernel != nil {
+		t.kernel.clock.close()
+		t.kernel = nil
 	}
 }
 

@@ -133,6 +133,13 @@ func TestClassifierCounts(t *testing.T) {
 		if d.denied(four) || !d.denied(six) {
 			t.Error("the addresses of a denied MAC are not known")
 		}
+		asked := make(chan struct{}) // status is asked for at any time
+		go func() { defer close(asked); d.report(10) }()
+		d.close()
+		<-asked
+		if r := d.report(10); r.Packets || r.Known != 2 {
+			t.Errorf("after the end: %+v", r)
+		}
 	})
 }
 

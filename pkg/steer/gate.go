@@ -33,7 +33,7 @@ func (s *Steering) guardDevices(o *Options, log *slog.Logger) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); g.hear(ctx) }()
+	go func() { defer close(done); g.hear(ctx, s.kernel) }()
 	s.unhear = func() { stop(); <-done }
 }
 
@@ -87,7 +87,7 @@ func (s *seldom) now() bool {
 const hearEvery = time.Second
 
 // hear writes into the log what the classifier tells of new connections.
-func (g *gate) hear(ctx context.Context) {
+func (g *gate) hear(ctx context.Context, k *kernelDevices) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -96,7 +96,7 @@ func (g *gate) hear(ctx context.Context) {
 		}
 		for range maxEvents { // no longer, however fast they come
 			var e deviceEvent
-			if g.devices.kernel.objects.SteerEventsMap.LookupAndDelete(nil, &e) != nil {
+			if k.objects.SteerEventsMap.LookupAndDelete(nil, &e) != nil {
 				break
 			}
 			g.heard(&e)

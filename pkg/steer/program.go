@@ -16,7 +16,7 @@ import (
 // program is the classifier in the kernel, with its maps. Attached programs live on when it is closed.
 type program struct {
 	objects  *bpf.SteerObjects
-	changing sync.Mutex // held from reading the configuration until it is written
+	changing sync.Mutex // held from reading the configuration until it is written, and while the maps are closed
 }
 
 func loadProgram() (*program, error) {
@@ -30,7 +30,11 @@ func loadProgram() (*program, error) {
 	return &program{objects: objects}, nil
 }
 
-func (p *program) close() { p.objects.Close() }
+func (p *program) close() {
+	p.changing.Lock()
+	defer p.changing.Unlock()
+	p.objects.Close()
+}
 
 // configure fills the maps. It comes before attaching: an attached classifier without a configuration would pass
 // every packet on.
@@ -110,6 +114,8 @@ func (p *program) letCross(ethertypes []uint16) error {
 
 // counters sums the processors' counts.
 func (p *program) counters() (sums [counters]uint64, err error) {
+	p.changing.Lock()
+	defer p.changing.Unlock()
 	for i := range sums {
 		var each []uint64
 		if err := p.objects.SteerCountersMap.Lookup(uint32(i), &each); err != nil {

@@ -265,8 +265,8 @@ func (s *Steering) release() {
 		return
 	}
 	s.acceptor.Close()
-	if s.kernel != nil {
-		s.kernel.clock.close()
+	if s.devices != nil {
+		s.devices.close()
 	}
 	if s.program != nil {
 		s.program.close()
