@@ -77,11 +77,11 @@ func TestScripts(t *testing.T) {
 	check := lab.NeedTool(t, "shellcheck")
 	var scripts []string
 	for _, pattern := range []string{"sealgate/files/etc/init.d/*", "sealgate/files/etc/uci-defaults/*", "sealgate/files/etc/hotplug.d/*/*", "sealgate/files/usr/lib/sealgate/*.sh",
-		"sealgate/files/usr/libexec/sealgate/*", "sealgate/files/usr/sbin/*", "testdata/router/lib/*", "testdata/router/etc/*", "*.sh"} {
+		"sealgate/files/usr/libexec/sealgate/*", "sealgate/files/usr/sbin/*", "image-files/etc/uci-defaults/*", "testdata/router/lib/*", "testdata/router/etc/*", "*.sh"} {
 		found, _ := filepath.Glob(pattern)
 		scripts = slices.Concat(scripts, found)
 	}
-	if len(scripts) < 9 {
+	if len(scripts) < 11 {
 		t.Fatalf("only %d scripts found: %v", len(scripts), scripts)
 	}
 	if out, err := exec.Command(check, scripts...).CombinedOutput(); err != nil {

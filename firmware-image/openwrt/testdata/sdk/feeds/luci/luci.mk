@@ -1,0 +1,2 @@
+facts:
+	@echo '$(PKG_VERSION)-r$(PKG_RELEASE) $(LUCI_PKGARCH) $(LUCI_DEPENDS)'
