@@ -160,7 +160,7 @@ func TestReload(t *testing.T) {
 		r.must(t, syscall.CLONE_NEWNET, quiet+"/etc/init.d/sealgate-gatewayd reload")
 		return r.read("/log")
 	}
-	for option, value := range map[string]string{"uplink/ca": "/etc/sealgate/new.pem", "limits/max_connections": "7", "limits/connect_timeout": "5s"} {
+	for option, value := range map[string]string{"uplink/ca": "/etc/sealgate/new.pem", "limits/max_connections": "7", "limits/connect_timeout": "5s", "limits/drain": "9s", "devices/rate": "5/s"} {
 		if log := reload(map[string]string{"sealgate/" + option: value}); log != "run|sealgate-gatewayd|reload\nsend_signal|sealgate-gatewayd|gatewayd|HUP\n" {
 			t.Errorf("%s: procd was told\n%s", option, log)
 		}

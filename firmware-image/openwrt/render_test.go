@@ -50,10 +50,11 @@ func TestRender(t *testing.T) {
 		"lists, numbers and switches": {map[string]string{
 			"sealgate/steer/lan.2": "br-sensors.7", "sealgate/steer/ports.2": "2883", "sealgate/steer/mode": "nfqueue", "sealgate/uplink/tls": "off", "sealgate/uplink/port": "1883",
 			"sealgate/downlink/tell_status": "yes", "sealgate/limits/max_connections": "200", "sealgate/limits/max_message": "1MiB", "sealgate/limits/connect_timeout": "20s",
-			"sealgate/metrics/listen": "127.0.0.1:9883", "sealgate/control/username": "gw1",
+			"sealgate/metrics/listen": "127.0.0.1:9883", "sealgate/control/username": "gw1", "sealgate/limits/drain": "1m",
+			"sealgate/devices/deny.1": "192.0.2.9", "sealgate/devices/deny.2": "2001:db8::/64", "sealgate/devices/rate": "5/s", "sealgate/devices/burst": "20", "sealgate/devices/metrics": "1",
 		}, "mode = \"nfqueue\"\nlan = [\"br-lan\", \"br-sensors.7\"]\nuplink = [\"wan\"]\nports = [1883, 2883]\n\n[uplink]\ntls = false\nport = 1883\n\n" +
 			"[control]\nbroker = [\"mqtts://broker.example:8883\"]\nusername = \"gw1\"\n\n[downlink]\ntell_status = true\n\n" +
-			"[limits]\nmax_message = \"1MiB\"\nmax_connections = 200\nconnect_timeout = \"20s\"\n\n[metrics]\nlisten = \"127.0.0.1:9883\"\n"},
+			"[limits]\nmax_message = \"1MiB\"\nmax_connections = 200\nconnect_timeout = \"20s\"\ndrain = \"1m\"\n\n[devices]\ndeny = [\"192.0.2.9\", \"2001:db8::/64\"]\nrate = \"5/s\"\nburst = 20\nmetrics = true\n\n[metrics]\nlisten = \"127.0.0.1:9883\"\n"},
 		"quotes, dollars and backslashes stay what they are": {map[string]string{
 			"sealgate/control/username": `a"b\c$(touch /pwned)` + "`touch /pwned`;$HOME ' #", "sealgate/uplink/server_name": "*",
 		}, "lan = [\"br-lan\"]\nuplink = [\"wan\"]\nports = [1883]\n\n[uplink]\nserver_name = \"*\"\n\n[control]\nbroker = [\"mqtts://broker.example:8883\"]\n" +
@@ -102,6 +103,7 @@ func TestRenderRefuses(t *testing.T) {
 		"main/user":              {"sealgate\nfleet = \"x\""},
 		"steer/lan.1":            {"br-lan\"]\n[uplink]\ntls = false", "br-lan\n"},
 		"steer/ports.1":          {"1883]\n[uplink]\ntls = false", "x", "-1", "1883 1884", "01883", "99999999999", "0x75b", "1_883", "$((1883))"},
+		"steer/ethertypes.1":     {"0x88cc]\ntls", "88cc", "0x", "0x12345", "0xg"},
 		"uplink/tls":             {"maybe", "true\nca = \"/x\"", "1 "},
 		"uplink/port":            {"8883\ntls = false", "+8883", " 8883", "8883.5"},
 		"limits/max_connections": {"1e6", "10;reboot"},

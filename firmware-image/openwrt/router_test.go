@@ -165,7 +165,11 @@ func (r *router) uci(t *testing.T, options map[string]string) {
 // CLONE_NEWNET for a network.
 func (r *router) run(t *testing.T, flags uintptr, script string, stdin ...string) (out string, code int) {
 	t.Helper()
-	cmd := exec.CommandContext(lab.Within(t, 3*time.Minute), "/bin/sh", "-c", "/bin/busybox mount -t proc proc /proc || exit 99\n"+script)
+	mounts := "/bin/busybox mount -t proc proc /proc || exit 99\n"
+	if flags&syscall.CLONE_NEWNET != 0 {
+		mounts += "/bin/busybox mount -t sysfs sysfs /sys || exit 99\n"
+	}
+	cmd := exec.CommandContext(lab.Within(t, 3*time.Minute), "/bin/sh", "-c", mounts+script)
 	cmd.Dir, cmd.Env = "/", []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.Stdin = strings.NewReader(strings.Join(stdin, ""))
 	// The script is the first of processes of its own: when it ends, all have ended.

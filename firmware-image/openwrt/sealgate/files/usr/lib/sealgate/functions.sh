@@ -18,6 +18,7 @@ steer mode text
 steer lan texts
 steer uplink texts
 steer bridge text
+steer ethertypes hexes
 steer ports numbers
 steer listen text
 steer spoof_source bool
@@ -40,6 +41,11 @@ downlink tell_status bool
 limits max_message text
 limits max_connections number
 limits connect_timeout text
+limits drain text
+devices deny texts
+devices rate text
+devices burst number
+devices metrics bool
 metrics listen text
 '
 
@@ -57,6 +63,11 @@ sealgate_text() {
 sealgate_number() {
 	case "$1" in '' | *[!0-9]* | 0?* | ???????????*) return 1 ;; esac
 	printf '%s' "$1"
+}
+
+# sealgate_hex VALUE: an ethertype, such as 0x88cc.
+sealgate_hex() {
+	case "$1" in 0x | 0x*[!0-9A-Fa-f]* | 0x?????*) return 1 ;; 0x*) printf '%s' "$1" ;; *) return 1 ;; esac
 }
 
 sealgate_bool() {
@@ -91,6 +102,7 @@ sealgate_value() {
 	case "$3" in
 	texts) sealgate_items "$1" "$2" sealgate_text; return ;;
 	numbers) sealgate_items "$1" "$2" sealgate_number; return ;;
+	hexes) sealgate_items "$1" "$2" sealgate_hex; return ;;
 	esac
 	config_get value "$1" "$2"
 	[ -n "$value" ] || return 0
@@ -201,20 +213,26 @@ sealgate_plain_toml() {
 # sealgate_guard: nothing of the devices is forwarded from here on, whatever comes, and if the configuration has mistakes. The file is for
 # fw4, which takes all tables away when it is stopped (`fw4 flush`): it puts back what `gatewayd -setup` has made, word for word.
 sealgate_guard() {
-	local mode said
+	local mode said code
 	config_get mode steer mode tc
 	if [ "$mode" = listen ]; then
 		rm -f "$SEALGATE_GUARD"
 		return 0
 	fi
-	if ! said=$(/usr/sbin/gatewayd -setup -config "$SEALGATE_TOML" 2>&1); then
-		sealgate_log "gatewayd -setup: $said; all MQTT of the devices is dropped"
+	said=$(/usr/sbin/gatewayd -setup -config "$SEALGATE_TOML" 2>&1)
+	code=$?
+	[ "$code" = 0 ] || sealgate_log "gatewayd -setup: $said"
+	# Code 2 is a mistake in the configuration. With 1 the guard is up as a rule, and the kernel lacks what the mode needs besides.
+	if [ "$code" = 2 ] || ! sealgate_guarded; then
 		sealgate_plain_toml >"$SEALGATE_RUN/guard.toml"
-		/usr/sbin/gatewayd -setup -config "$SEALGATE_RUN/guard.toml" >/dev/null || sealgate_log "the guard could not be put up"
+		/usr/sbin/gatewayd -setup -config "$SEALGATE_RUN/guard.toml" >/dev/null 2>&1
+		sealgate_guarded || { sealgate_log "THE GUARD COULD NOT BE PUT UP"; return 1; }
 	fi
 	sealgate_snippet >"$SEALGATE_GUARD.new"
 	mv "$SEALGATE_GUARD.new" "$SEALGATE_GUARD"
 }
+
+sealgate_guarded() { nft list chain inet sealgate guard >/dev/null 2>&1; }
 
 # sealgate_snippet: prints what brings the table back to what it is now, in one step. Where nft cannot write all of the table down, as
 # targets of iptables, it is the guard alone, and the rest stays. What nft could not read back would keep fw4 from starting.
