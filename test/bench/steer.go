@@ -20,7 +20,8 @@ type way struct {
 	name string
 	mode string // steer.mode; "" is no gatewayd at all: the gateway forwards
 	// start starts gatewayd, nil in the usual way
-	start func(t lab.T, p *lab.Plant)
+	start  func(t lab.T, p *lab.Plant)
+	bridge bool // the gateway is a bridge
 }
 
 // ways are compared with the second, the plain proxy connection.
@@ -31,6 +32,7 @@ var ways = []way{
 	{name: "`tc`, clsact", mode: "tc", start: startPrivately},
 	{name: "`tproxy`", mode: "tproxy"},
 	{name: "`redirect`", mode: "redirect"},
+	{name: "`tc` in a bridge", mode: "tc", bridge: true},
 	{name: "`nfqueue`", mode: "nfqueue"},
 }
 
@@ -84,7 +86,11 @@ func compareSteering(t lab.T, list []way, rounds int, round time.Duration, size 
 // stand makes a site of its own, ready to serve.
 func (w way) stand(t lab.T) contender {
 	t.Helper()
-	p := lab.NewPlant(t, lab.PlantOptions{})
+	o := lab.PlantOptions{}
+	if w.bridge {
+		o.Topo = lab.NewBridgeTopology(t, true)
+	}
+	p := lab.NewPlant(t, o)
 	broker := net.JoinHostPort(lab.BrokerIP4, fmt.Sprint(steerPort))
 	plainSink(t, p.UplinkNS(), broker)
 	for _, ns := range []*lab.Namespace{p.SensorNS(), p.GatewayNS()} {

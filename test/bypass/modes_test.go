@@ -1,6 +1,8 @@
 package bypass
 
 import (
+	"fmt"
+	"testing"
 	"time"
 
 	"sealgate/test/lab"
@@ -13,6 +15,7 @@ type mode struct {
 	start     func(s *site)
 	passes    bool // devices' own connections reach the broker, their content changed
 	bridge    bool // the gateway is a bridge
+	spoofs    bool // the bridge has no address, and gatewayd dials from those of the devices
 }
 
 // modes are all ways to steer. Mode listen is none: nothing is installed, devices are told whom to dial, and one that
@@ -24,11 +27,41 @@ var modes = []mode{
 	{name: "redirect", configure: steers("redirect"), start: starts("gatewayd runs")},
 	{name: "bridge, TCX", configure: steers("tc"), start: starts("attached=tcx"), bridge: true},
 	{name: "bridge, clsact", configure: steers("tc"), start: startPrivately, bridge: true},
+	{name: "bridge, spoofing", configure: spoofs, start: starts("attached=tcx"), bridge: true, spoofs: true},
 	{name: "nfqueue", configure: steers("nfqueue"), start: starts(""), passes: true},
 }
 
 func steers(mode string) func(*lab.Plant) {
 	return func(p *lab.Plant) { p.Conf.Set("steer", "mode", mode) }
+}
+
+func (m mode) topology(t *testing.T) *lab.Topology {
+	t.Helper()
+	if !m.bridge {
+		return lab.NewTopology(t)
+	}
+	topo := lab.NewBridgeTopology(t, !m.spoofs)
+	if m.spoofs {
+		layBeside(t, topo)
+	}
+	return topo
+}
+
+// spoofs has controld reach the broker by a cable beside the bridge.
+func spoofs(p *lab.Plant) {
+	p.Conf.Set("steer", "spoof_source", true)
+	p.Conf.Set("control", "broker", fmt.Sprintf("mqtts://%s:%d", besideIP, p.TLSPort)).Set("control", "server_name", lab.BrokerIP4)
+}
+
+// besideIP is the broker's address on that cable.
+const besideIP = "10.78.0.2"
+
+// layBeside lays it.
+func layBeside(t *testing.T, topo *lab.Topology) {
+	t.Helper()
+	lab.Veth(t, topo.Gateway, "beside", topo.Uplink, "beside")
+	topo.Gateway.AddAddr(t, "beside", "10.78.0.1/24")
+	topo.Uplink.AddAddr(t, "beside", besideIP+"/24")
 }
 
 // starts starts gatewayd and waits for a line of its log.

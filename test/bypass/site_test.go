@@ -52,11 +52,7 @@ type place struct {
 
 func newSite(t *testing.T, m mode) *site {
 	t.Helper()
-	topo := lab.NewTopology
-	if m.bridge {
-		topo = func(t lab.T) *lab.Topology { return lab.NewBridgeTopology(t, true) }
-	}
-	p := lab.NewPlant(t, lab.PlantOptions{Policy: policy, NoBroker: true, Topo: topo(t)})
+	p := lab.NewPlant(t, lab.PlantOptions{Policy: policy, NoBroker: true, Topo: m.topology(t)})
 	p.UplinkNS().Sysctl(t, "net/ipv4/tcp_fastopen", strconv.Itoa(acceptsBlind)) // the broker takes data that comes in a SYN
 	o := p.BrokerOptions()
 	o.Host, o.Plain, o.Extra = "", steered, fmt.Sprintf("listener %d\n", clearPort) // every address, IPv4 and IPv6
@@ -65,7 +61,11 @@ func newSite(t *testing.T, m mode) *site {
 	delete(p.Conf["uplink"], "ca")
 	m.configure(p)
 	p.WriteConf(t)
-	for _, knob := range []string{"all", "default", p.Topo.LAN} {
+	knobs := []string{"all", "default", p.Topo.LAN}
+	if m.bridge {
+		knobs = append(knobs, p.Topo.Bridge)
+	}
+	for _, knob := range knobs {
 		p.Topo.Gateway.Sysctl(t, "net/ipv4/conf/"+knob+"/rp_filter", "0") // the harder case: any source address may come
 	}
 	at := place{p.SensorNS(), p.Topo.LAN, lab.SensorIP4, lab.SensorIP6}
