@@ -103,13 +103,14 @@ func TestTimeWait(t *testing.T) {
 			if host && addr == lab.LANIP4 {
 				continue // is reset once, see docs/STEERING.md
 			}
-			t.Run(fmt.Sprintf("host server %t, to %s", host, addr), func(t *testing.T) { testTimeWait(t, host, addr) })
+			t.Run(fmt.Sprintf("host server %t, to %s", host, addr), func(t *testing.T) {
+				eachWay(t, func(t *testing.T, p *plant) { testTimeWait(t, p, host, addr) })
+			})
 		}
 	}
 }
 
-func testTimeWait(t *testing.T, host bool, addr string) {
-	p := newPlant(t, "")
+func testTimeWait(t *testing.T, p *plant, host bool, addr string) {
 	if host {
 		p.serve(p.Gateway, fmt.Sprintf("[::]:%d", steered), "host")
 	}
@@ -117,7 +118,7 @@ func testTimeWait(t *testing.T, host bool, addr string) {
 	p.options.FixedBroker = true
 	p.start(closeEnv + "=1")
 	for i := range 2 {
-		if err := p.dialFrom(40002, addr, 10*time.Second); err != nil {
+		if err := p.dialFrom(40002, addr, 30*time.Second); err != nil {
 			t.Errorf("connection %d from the same port: %v", i+1, err)
 		}
 	}

@@ -139,6 +139,13 @@ func isSteered(lan string, ports *nftables.Set) []expr.Any {
 // watcher that follows the gateway's own addresses. The rules carry interfaces' names, so that there is nothing to
 // attach again.
 func (s *Steering) intercept(l *net.TCPListener, o Options, log *slog.Logger) (*watcher, error) {
+	for _, name := range o.LAN {
+		if l, err := interfaceByName(name); err == nil {
+			if err := refusePort(l); err != nil {
+				return nil, err
+			}
+		}
+	}
 	w, err := newWatcher(nil, s.acceptor, log)
 	if err != nil {
 		return nil, err

@@ -109,7 +109,7 @@ func (a *acceptor) Accept() (net.Conn, error) {
 			return accepted, nil
 		}
 		a.refused.Add(1)
-		a.warn(conn, reason)
+		a.warn(accepted, reason)
 		conn.SetLinger(0)
 		conn.Close()
 	}
@@ -122,7 +122,7 @@ func (a *acceptor) judge(conn *net.TCPConn) (accepted net.Conn, reason string) {
 	}
 	dst, err := originalDestination(conn)
 	if err != nil {
-		return nil, err.Error()
+		return conn, err.Error()
 	}
 	return &redirected{conn, net.TCPAddrFromAddrPort(dst)}, a.refuse(dst)
 }

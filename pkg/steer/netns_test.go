@@ -237,15 +237,16 @@ func TestFewPrivileges(t *testing.T) {
 }
 
 func TestWithoutIPv6(t *testing.T) {
-	p := newPlant(t, "")
-	p.Gateway.Sysctl(t, "net/ipv6/conf/all/disable_ipv6", "1")
-	p.setup()
-	p.start()
-	p.mustGreet(lab.BrokerIP4, steered, lab.BrokerIP4+":1883")
-	p.teardown()
-	if s := p.state(); s != "" {
-		t.Errorf("left behind:\n%s", s)
-	}
+	eachWay(t, func(t *testing.T, p *plant) {
+		p.Gateway.Sysctl(t, "net/ipv6/conf/all/disable_ipv6", "1")
+		p.setup()
+		p.start()
+		p.mustGreet(lab.BrokerIP4, steered, lab.BrokerIP4+":1883")
+		p.teardown()
+		if s := p.state(); s != "" {
+			t.Errorf("left behind:\n%s", s)
+		}
+	})
 }
 
 // Where the kernel has no conntrack, the guard sees fragments as they are.
@@ -285,20 +286,56 @@ func TestBulk(t *testing.T) {
 	})
 }
 
+// A port of a bridge is refused; the bridge is steered. With br_netfilter tproxy cannot, and says so; nothing leaks.
 func TestBridgePort(t *testing.T) {
-	p := newPlant(t, "")
-	p.setup()
+	eachWay(t, func(t *testing.T, p *plant) {
+		p.bridgeLAN()
+		p.setup()
+		d := p.launch()
+		<-d.Done()
+		if err := strings.Join(d.Stderr(), "\n"); !strings.Contains(err, "steer.lan: "+p.LAN+" is a port of the bridge br-lan: name br-lan") {
+			t.Errorf("steering a port of a bridge: %q", err)
+		}
+		p.options.LAN = []string{"br-lan"}
+		p.setup()
+		d = p.start()
+		p.mustSteer()
+		p.mustNotLeak()
+		p.netfilterBridges("1")
+		if p.options.Mode != ModeTProxy {
+			p.mustSteer()
+			p.mustNotLeak()
+			return
+		}
+		p.mustBlock()
+		p.mustNotLeak()
+		if lab.HasLine(d.Stderr(), "br_netfilter") {
+			t.Errorf("a warning before there was a reason: %q", d.Stderr())
+		}
+		if d = p.start(); !lab.HasLine(d.Stderr(), "br_netfilter") {
+			t.Errorf("no warning of br_netfilter: %q", d.Stderr())
+		}
+	})
+}
+
+// netfilterBridges has netfilter see packets in bridges, or not.
+func (p *plant) netfilterBridges(value string) {
+	p.t.Helper()
+	for _, family := range []string{"iptables", "ip6tables"} {
+		p.Gateway.Sysctl(p.t, "net/bridge/bridge-nf-call-"+family, value)
+	}
+}
+
+// bridgeLAN makes the LAN interface the port of a bridge, which takes over its addresses.
+func (p *plant) bridgeLAN() {
+	p.t.Helper()
 	p.in(func() error {
 		br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br-lan"}}
 		port, err := netlink.LinkByName(p.LAN)
 		return errors.Join(err, netlink.LinkAdd(br), netlink.LinkSetMaster(port, br), netlink.LinkSetUp(br))
 	})
-	d := p.launch()
-	<-d.Done()
-	if err := strings.Join(d.Stderr(), "\n"); !strings.Contains(err, "steer.lan: "+p.LAN+" is a port of the bridge br-lan: name br-lan") {
-		t.Errorf("steering a port of a bridge: %q", err)
-	}
-	p.in(func() error { // the same, done right
+	p.netfilterBridges("0")
+	p.in(func() error {
 		l, err := netlink.LinkByName(p.LAN)
 		if err != nil {
 			return err
@@ -320,11 +357,6 @@ func TestBridgePort(t *testing.T) {
 		}
 		return err
 	})
-	p.options.LAN = []string{"br-lan"}
-	p.setup()
-	p.start()
-	p.mustGreet(lab.BrokerIP4, steered, lab.BrokerIP4+":1883")
-	p.mustNotLeak()
 }
 
 // A server of the gateway's own on a steered port gets none of the devices' connections, new or old.
@@ -361,30 +393,31 @@ func TestHostServer(t *testing.T) {
 
 // Without a fixed broker, a connection to the gateway itself would make it dial itself.
 func TestOwnAddress(t *testing.T) {
-	p := newPlant(t, "")
-	p.setup()
-	d := p.start()
-	for _, addr := range []string{lab.LANIP4, lab.LANIP6, lab.UpIP4} {
-		if line, err := p.greeting(addr, steered); err == nil {
-			t.Errorf("the gateway's own %s answered %q", addr, line)
+	eachWay(t, func(t *testing.T, p *plant) {
+		p.setup()
+		d := p.start()
+		for _, addr := range []string{lab.LANIP4, lab.LANIP6, lab.UpIP4} {
+			if line, err := p.greeting(addr, steered); err == nil {
+				t.Errorf("the gateway's own %s answered %q", addr, line)
+			}
 		}
-	}
-	p.Gateway.AddAddr(t, p.LAN, "10.77.1.9/24")
-	for deadline := time.Now().Add(10 * time.Second); ; {
-		if _, err := p.greeting("10.77.1.9", steered); err != nil {
-			break
+		p.Gateway.AddAddr(t, p.LAN, "10.77.1.9/24")
+		for deadline := time.Now().Add(10 * time.Second); ; {
+			if _, err := p.greeting("10.77.1.9", steered); err != nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("an address that came later is not recognised as the gateway's own")
+			}
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("an address that came later is not recognised as the gateway's own")
+		if c := p.counters(d); c.Refused < 4 {
+			t.Errorf("counters %+v", c)
 		}
-	}
-	if c := p.counters(d); c.Refused < 4 {
-		t.Errorf("counters %+v", c)
-	}
-	if n := strings.Count(strings.Join(d.Stderr(), "\n"), "uplink.broker"); n != 1 {
-		t.Errorf("%d warnings; want 1: %q", n, d.Stderr())
-	}
-	p.mustSteer()
+		if n := strings.Count(strings.Join(d.Stderr(), "\n"), "uplink.broker"); n != 1 {
+			t.Errorf("%d warnings; want 1: %q", n, d.Stderr())
+		}
+		p.mustSteer()
+	})
 }
 
 func TestInterfaceReappears(t *testing.T) {

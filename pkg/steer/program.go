@@ -160,10 +160,14 @@ type Counters struct {
 	Refused    uint64 // connections closed after accept: to a port that is not steered, or to the gateway itself
 }
 
-// Counters reads the counts. In mode listen they are zero.
+// Counters reads the counts. All but Refused are zero where there is no classifier.
 func (s *Steering) Counters() (Counters, error) {
+	var refused uint64
+	if s.acceptor != nil {
+		refused = s.acceptor.refused.Load()
+	}
 	if s.program == nil {
-		return Counters{}, nil
+		return Counters{Refused: refused}, nil
 	}
 	c, err := s.program.counters()
 	return Counters{
@@ -171,6 +175,6 @@ func (s *Steering) Counters() (Counters, error) {
 		Fragment: c[countFragment], Truncated: c[countTruncated], Extension: c[countExtension],
 		VLAN: c[countVLAN], Failed: c[countFailed], Barred: c[countBarred], Foreign: c[countForeign],
 		Denied: c[countDenied], Limited: c[countLimited], Untold: c[countUntold],
-		Refused: s.acceptor.refused.Load(),
+		Refused: refused,
 	}, err
 }
