@@ -1,11 +1,14 @@
 package steer
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sealgate/test/lab"
 )
@@ -128,11 +131,16 @@ func testTimeWait(t *testing.T, p *plant, host bool, addr string) {
 // dialFrom connects from a port, reads until the other side closes, and closes.
 func (p *plant) dialFrom(port int, addr string, patience time.Duration) error {
 	var conn net.Conn
-	err := p.Sensor.Do(func() (err error) {
+	dial := func() (err error) {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{Port: port}, Timeout: patience}
 		conn, err = d.Dial("tcp", net.JoinHostPort(addr, fmt.Sprint(steered)))
 		return err
-	})
+	}
+	err := p.Sensor.Do(dial)
+	for deadline := time.Now().Add(patience); errors.Is(err, unix.EADDRINUSE) && time.Now().Before(deadline); { // the last connection from there waits for the answer to its end
+		time.Sleep(time.Millisecond)
+		err = p.Sensor.Do(dial)
+	}
 	if err != nil {
 		return err
 	}
