@@ -192,14 +192,8 @@ func (d *daemon) takeOver(ctx context.Context, in *inheritance, steering *steer.
 	if in.old == nil {
 		return nil
 	}
-	wait, cancel := context.WithTimeout(ctx, keysTimeout)
-	defer cancel()
-	for in.word.Ready && !d.gateway.Ready() {
-		select {
-		case <-d.renewed:
-		case <-wait.Done():
-			return fmt.Errorf("handover: no policy and keys from controld within %v: the gatewayd that runs (process %d) goes on", keysTimeout, in.word.Pid)
-		}
+	if in.word.Ready && !d.awaitKeys(ctx, keysTimeout) {
+		return fmt.Errorf("handover: no policy and keys from controld within %v: the gatewayd that runs (process %d) goes on", keysTimeout, in.word.Pid)
 	}
 	err := speak(in.old, word{Say: sayGo, Over: d.cfg.Limits.Drain}, nil)
 	if err == nil || errors.Is(err, unix.EPIPE) { // what it said before it ended is there to be read

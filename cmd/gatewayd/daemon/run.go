@@ -25,6 +25,10 @@ import (
 // drainTime is how long connections may finish what is under way after SIGTERM.
 const drainTime = 3 * time.Second
 
+// firstKeys is how long devices wait in the kernel's queue for a gatewayd that has just started to have policy and keys. From a controld
+// that runs they come within milliseconds; without one, devices are told to come back.
+const firstKeys = 500 * time.Millisecond
+
 // memoryShare is the part of the machine's memory, in percent, that the Go runtime tries to
 // stay within unless GOMEMLIMIT says otherwise. Buffers are bounded besides.
 const memoryShare = 50
@@ -110,6 +114,7 @@ func (d *daemon) work(env cmdenv.Env, hangups <-chan os.Signal, in *inheritance,
 	if err := d.takeOver(ctx, in, steering); err != nil {
 		return err
 	}
+	d.awaitKeys(ctx, firstKeys)
 	closeMetrics := d.serveMetrics(in.metrics)
 	defer closeMetrics()
 	o := offer{d, in.name, steering, in.metrics, make(chan parting, 1)}
@@ -253,6 +258,22 @@ func (d *daemon) snapshot(s keylink.Snapshot, renewed bool) {
 	default:
 	}
 	d.link.Report(d.report())
+}
+
+// awaitKeys waits until there are policy and keys: true, or false if they do not come in time.
+func (d *daemon) awaitKeys(ctx context.Context, most time.Duration) bool {
+	timeout := time.NewTimer(most)
+	defer timeout.Stop()
+	for !d.gateway.Ready() {
+		select {
+		case <-d.renewed:
+		case <-timeout.C:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
 }
 
 // reloads follows SIGHUP.
