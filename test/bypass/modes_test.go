@@ -12,10 +12,10 @@ import (
 type mode struct {
 	name      string
 	configure func(p *lab.Plant)
-	start     func(s *site)
-	passes    bool // devices' own connections reach the broker, their content changed
-	bridge    bool // the gateway is a bridge
-	spoofs    bool // the bridge has no address, and gatewayd dials from those of the devices
+	start     func(s *site, flags ...string) // starts gatewayd
+	passes    bool                           // devices' own connections reach the broker, their content changed
+	bridge    bool                           // the gateway is a bridge
+	spoofs    bool                           // the bridge has no address, and gatewayd dials from those of the devices
 }
 
 // modes are all ways to steer. Mode listen is none: nothing is installed, devices are told whom to dial, and one that
@@ -65,9 +65,9 @@ func layBeside(t *testing.T, topo *lab.Topology) {
 }
 
 // starts starts gatewayd and waits for a line of its log.
-func starts(line string) func(*site) {
-	return func(s *site) {
-		s.StartGatewayd(s.t)
+func starts(line string) func(*site, ...string) {
+	return func(s *site, flags ...string) {
+		s.Gatewayd = lab.Start(s.t, lab.Cmd{NS: s.GatewayNS(), Path: s.Programs.Gatewayd, Args: append(flags, "-config", s.ConfFile)})
 		s.says(line)
 	}
 }
@@ -81,9 +81,8 @@ func (s *site) says(line string) {
 
 // startPrivately starts gatewayd in a mount namespace of its own, as a service manager may: no pinned link would
 // outlive it there, so it attaches the other way.
-func startPrivately(s *site) {
-	s.Gatewayd = lab.Start(s.t, lab.Cmd{NS: s.GatewayNS(), Path: lab.NeedTool(s.t, "unshare"), Args: []string{
-		"--mount", "sh", "-c", `mount -t sysfs sysfs /sys && exec "$0" "$@"`, s.Programs.Gatewayd, "-config", s.ConfFile,
-	}})
+func startPrivately(s *site, flags ...string) {
+	args := []string{"--mount", "sh", "-c", `mount -t sysfs sysfs /sys && exec "$0" "$@"`, s.Programs.Gatewayd, "-config", s.ConfFile}
+	s.Gatewayd = lab.Start(s.t, lab.Cmd{NS: s.GatewayNS(), Path: lab.NeedTool(s.t, "unshare"), Args: append(args, flags...)})
 	s.says("attached=clsact")
 }

@@ -36,6 +36,7 @@ func lifetime() []state {
 				s.t.Error(err)
 			}
 		}},
+		{letter: "h", name: "handed over (nfqueue: stopped and started)", serves: true, enter: (*site).handOver},
 		{letter: "k", name: "kill -9", enter: func(s *site) { s.Gatewayd.Kill() }},
 		{letter: "r", name: "restart", serves: true, enter: func(s *site) {
 			s.mode.start(s)
@@ -56,6 +57,25 @@ func lifetime() []state {
 			s.awaitServed(s.volley)
 		}},
 	}
+}
+
+// handOver has a new gatewayd take over. The old one, which would go on with the connections that it has, is killed.
+func (s *site) handOver() {
+	s.t.Helper()
+	old := s.Gatewayd
+	if s.mode.passes {
+		old.Signal(syscall.SIGTERM)
+		s.volley()
+		if _, err := old.Wait(lab.Within(s.t, time.Minute)); err != nil {
+			s.t.Error(err)
+		}
+		s.mode.start(s)
+	} else {
+		s.mode.start(s, "-takeover")
+		s.says("gatewayd runs")
+	}
+	s.awaitServed(s.volley)
+	old.Kill()
 }
 
 // live takes the site through all states, and ends with all frames sent and the capture complete.
