@@ -82,12 +82,21 @@ func TestSeedsReachEverything(t *testing.T) {
 // proxy carries one connection to its end and checks what came of it.
 func proxy(t *testing.T, state *State, device, broker []byte, step byte) *Gateway {
 	t.Helper()
+	g, c, up, down := carry(t, state, device, broker, step)
+	checkUplink(t, state, up)
+	checkDevice(t, state, c.version, down)
+	return g
+}
+
+// carry carries one connection to its end, and gives what the broker and the device got.
+func carry(t *testing.T, state *State, device, broker []byte, step byte) (g *Gateway, c *conn, up, down []byte) {
+	t.Helper()
 	dev := &scriptConn{in: device, step: int(step)*3 + 1}
 	upl := &scriptConn{in: broker, step: int(step)*5 + 1}
-	g := New(Config{MaxMessage: 4096, Now: func() time.Duration { return 1 },
+	g = New(Config{MaxMessage: 4096, Now: func() time.Duration { return 1 },
 		Dial: func(context.Context, netip.AddrPort) (net.Conn, error) { return upl, nil }})
 	g.SetState(state)
-	c := g.newConn(dev)
+	c = g.newConn(dev)
 	if err := c.connect(); err == nil {
 		c.down.hold.since, c.down.hold.spent = time.Now(), holdTime
 		_ = c.down.run()
@@ -98,9 +107,7 @@ func proxy(t *testing.T, state *State, device, broker []byte, step byte) *Gatewa
 	if left := g.memory.left.Load() + int64(tables(c)); left != DefaultMaxBuffered {
 		t.Errorf("%d bytes of the buffer budget are lost", DefaultMaxBuffered-left)
 	}
-	checkUplink(t, state, upl.b)
-	checkDevice(t, state, c.version, dev.b)
-	return g
+	return g, c, upl.b, dev.b
 }
 
 func tables(c *conn) int {
