@@ -68,6 +68,17 @@ luci-screens: setup ## pictures of the pages of the web interface, with a stand-
 reproduce: dist
 	@firmware-image/reproduce.sh dist linux/mipsle
 
+.PHONY: image
+image: ## the appliance's disk image for x86-64, into dist/; needs no root
+	@$(MAKE) --no-print-directory -s dist PLATFORMS=linux/amd64
+	@firmware-image/appliance/build.sh dist/sealgate-x86_64.img dist/sealgate-linux-amd64
+
+.PHONY: test-firmware
+test-firmware: build ## boot the image in an emulated machine, set it up, cut its power; everything captured (as root)
+	@./test/setup.sh firmware
+	@$(MAKE) --no-print-directory image
+	SEALGATE_BIN=$(BIN) SEALGATE_IMAGE=$(CURDIR)/dist/sealgate-x86_64.img SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -count=1 -v -timeout 20m ./test/firmware
+
 .PHONY: generate
 generate: ## compile the BPF programs anew (needs clang and llvm; the objects are committed)
 	$(GO) generate ./bpf/...

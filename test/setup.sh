@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that the tests and the demo use, only those that are missing. Without root, or without
 # apt-get, it says what is missing and succeeds: tests that need it skip, and the demo falls back on what Go brings along.
-# With the argument "demo" it installs no more than the demo uses.
+# With the argument "demo" it installs no more than the demo uses; with "firmware" also what makes and boots the appliance's image.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -38,6 +38,20 @@ if [ "${1:-}" != demo ]; then
 	/usr/bin/python3 -c 'import paho.mqtt.client' >/dev/null 2>&1 || missing="$missing python3-paho-mqtt"
 	[ -e /usr/include/linux/bpf.h ] || missing="$missing linux-libc-dev"
 	[ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev"
+fi
+
+if [ "${1:-}" = firmware ]; then
+	need qemu-system-x86_64 qemu-system-x86
+	need sfdisk fdisk
+	need mke2fs e2fsprogs
+	need mcopy mtools
+	need grub-mkimage grub-common
+	need depmod kmod
+	need cpio cpio
+	need busybox busybox-static
+	[ -e /usr/lib/grub/i386-pc/boot.img ] || missing="$missing grub-pc-bin"
+	[ -d /usr/lib/grub/x86_64-efi ] || missing="$missing grub-efi-amd64-bin"
+	[ -e /usr/share/OVMF/OVMF_CODE.fd ] || missing="$missing ovmf"
 fi
 
 # The client and the broker in JavaScript of test/interop, as its lock file has them; again when that has changed.

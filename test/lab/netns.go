@@ -188,6 +188,19 @@ func Veth(t T, a *Namespace, nameA string, b *Namespace, nameB string) {
 	b.up(t, nameB)
 }
 
+// NewTap makes a tap interface, up, whose other end is the descriptor: a virtual machine's, through Cmd.Files. It goes with the descriptor.
+func (ns *Namespace) NewTap(t T, name string) *os.File {
+	t.Helper()
+	tap := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: name}, Mode: netlink.TUNTAP_MODE_TAP, Queues: 1, NonPersist: true,
+		Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR | netlink.TUNTAP_ONE_QUEUE}
+	if err := ns.Do(func() error { return netlink.LinkAdd(tap) }); err != nil {
+		t.Fatalf("make the tap %s in namespace %s: %v", name, ns.Name, err)
+	}
+	t.Cleanup(func() { tap.Fds[0].Close() })
+	ns.up(t, name)
+	return tap.Fds[0]
+}
+
 // CutLAN takes the gateway's interface to the devices away, and the devices' with it.
 func (topo *Topology) CutLAN(t T) {
 	t.Helper()

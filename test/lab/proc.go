@@ -41,8 +41,9 @@ type Cmd struct {
 	Args  []string
 	Env   []string // added to the caller's
 	Dir   string
-	User  uint32 // who to be, with the group of the same number; 0: the caller
-	Stdin bool   // keep a pipe to the process's standard input, see Write
+	User  uint32     // who to be, with the group of the same number; 0: the caller
+	Stdin bool       // keep a pipe to the process's standard input, see Write
+	Files []*os.File // the process's descriptors from 3 on
 }
 
 // Start starts a process. When the test has failed, the last lines of its standard error go to the test's log, unless it
@@ -51,7 +52,7 @@ func Start(t T, c Cmd) *Proc {
 	t.Helper()
 	p := &Proc{Name: filepath.Base(c.Path), done: make(chan struct{}), changed: make(chan struct{})}
 	p.cmd = exec.Command(c.Path, c.Args...)
-	p.cmd.Dir = c.Dir
+	p.cmd.Dir, p.cmd.ExtraFiles = c.Dir, c.Files
 	p.cmd.Env = append(os.Environ(), c.Env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if c.User != 0 {

@@ -1,0 +1,145 @@
+package firmware
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"sealgate/test/lab"
+)
+
+const (
+	brokerIP = "10.9.0.2"
+	deviceIP = "10.9.0.3"
+)
+
+// TestAppliance puts an appliance as it comes out of the factory between devices and broker, sets it up at the console by a ticket, and cuts its power. From
+// before it is switched on the devices publish, and nothing that they say may appear on the broker's side.
+func TestAppliance(t *testing.T) {
+	for _, k := range kinds() {
+		t.Run(k.name, func(t *testing.T) { runAppliance(t, k) })
+	}
+}
+
+// site is where a machine stands: devices on one side, the broker and the operator on the other.
+type site struct {
+	sensor, uplink *lab.Namespace
+	programs       lab.Programs
+	fleet          *lab.Fleet
+	ca             *lab.CA
+	wire           *lab.Capture
+	reader         *lab.Proc
+	marker         []byte
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	s := &site{sensor: lab.NewNamespace(t, "sensor"), uplink: lab.NewNamespace(t, "uplink"), programs: lab.Build(t), ca: lab.NewCA(t, "broker CA"), marker: []byte("cleartext-of-a-device-")}
+	s.fleet = lab.NewFleet(t, s.programs.Sealctl, "", map[string]string{"sub1": "subscriber", "ops": "operator"})
+	return s
+}
+
+// open makes the two cables, and what is at their ends: a broker with TLS, a DHCP server, a subscriber, and a device that publishes all the time.
+func (s *site) open(t *testing.T) (lan, up *os.File) {
+	t.Helper()
+	lan, up = s.sensor.NewTap(t, "lan"), s.uplink.NewTap(t, "up")
+	s.sensor.AddAddr(t, "lan", deviceIP+"/24")
+	s.uplink.AddAddr(t, "up", brokerIP+"/24")
+	s.wire = lab.NewCapture(t, s.uplink, "up")
+	lab.Mosquitto(t, lab.BrokerOptions{NS: s.uplink, TLS: 8883, Plain: 1883, Cert: s.ca.Issue(t, "broker", time.Time{}, brokerIP)})
+	s.dhcp(t)
+	s.reader = lab.Start(t, s.sealctl("sub", "-i", s.fleet.Identity("sub1"), "-t", "plant/#", "--json"))
+	lab.Start(t, lab.Cmd{NS: s.sensor, Path: "/bin/sh", Args: []string{"-c", fmt.Sprintf(
+		"n=0; while n=$((n+1)); do timeout 5 mosquitto_pub -h %s -t plant/$n -q 1 -m '%s' 2>/dev/null; sleep 0.2; done", brokerIP, bytes.Repeat(s.marker, 4))}})
+	return lan, up
+}
+
+// sealctl is the operator's tool beside the broker.
+func (s *site) sealctl(command string, args ...string) lab.Cmd {
+	words := append(strings.Fields(command), args...)
+	return lab.Cmd{NS: s.uplink, Path: s.programs.Sealctl, Args: append(words, "-b", "mqtts://"+brokerIP+":8883", "--cafile", s.ca.File)}
+}
+
+func (s *site) dhcp(t *testing.T) {
+	t.Helper()
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "udhcpd.conf")
+	text := fmt.Sprintf("start 10.9.0.100\nend 10.9.0.120\ninterface up\nlease_file %s/leases\npidfile %s/pid\noption subnet 255.255.255.0\n", dir, dir)
+	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	lab.Start(t, lab.Cmd{NS: s.uplink, Path: "busybox", Args: []string{"udhcpd", "-f", conf}})
+}
+
+// awaitSealed waits for the next message that the subscriber opens, after the first few.
+func (s *site) awaitSealed(t *testing.T, m *machine, after int) {
+	t.Helper()
+	if err := s.reader.Await(lab.Within(t, patience), func(stdout, _ []string) bool { return opened(stdout) > after }); err != nil {
+		t.Fatalf("no sealed message: %v; the console said\n%s", err, strings.Join(m.proc.Stdout(), "\n"))
+	}
+	t.Logf("%s: first sealed message %.1f s after power on", m.kind.name, time.Since(m.since).Seconds())
+}
+
+func opened(lines []string) (n int) {
+	for _, l := range lines {
+		if strings.Contains(l, `"status":"ok"`) {
+			n++
+		}
+	}
+	return n
+}
+
+// enrol sets the machine up at its console.
+func (s *site) enrol(t *testing.T, m *machine) {
+	t.Helper()
+	code, ticket, errs := lab.Run(t, lab.Within(t, patience), lab.Cmd{Path: s.programs.Sealctl, Args: []string{"fleet", "ticket", s.fleet.Dir, "--name", "gw1"}})
+	if code != 0 {
+		t.Fatal(errs)
+	}
+	lab.Start(t, s.sealctl("fleet serve", s.fleet.Dir))
+	pem, err := os.ReadFile(s.ca.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.says(t, "Not set up yet")
+	m.types(t, "setup")
+	m.says(t, "A ticket makes this gateway")
+	m.types(t, strings.TrimSpace(ticket))
+	m.says(t, "The broker that keys are exchanged over")
+	m.types(t, "mqtts://"+brokerIP+":8883")
+	m.says(t, "The CA of its certificate")
+	m.types(t, strings.TrimSpace(string(pem)))
+	m.says(t, "Done: this is gateway")
+	lab.MustRun(t, lab.Within(t, patience), s.sealctl("policy publish", s.fleet.Dir, "-i", s.fleet.Identity("ops")))
+}
+
+func runAppliance(t *testing.T, k kind) {
+	lab.NeedRoot(t)
+	s := newSite(t)
+	lan, up := s.open(t)
+	m := newMachine(t, k, lan, up)
+	m.on(t)
+	s.enrol(t, m)
+	s.awaitSealed(t, m, 0)
+
+	m.types(t, "sealctl rotate --group default && echo rotated")
+	m.says(t, "rotated")
+	m.types(t, "sync")
+	s.awaitSealed(t, m, opened(s.reader.Stdout()))
+
+	m.cutPower()
+	before := opened(s.reader.Stdout())
+	m.on(t)
+	s.awaitSealed(t, m, before)
+	m.cutPower()
+	if s.wire.Contains(s.marker) {
+		t.Errorf("what a device said crossed in clear: %q", s.wire.Find(s.marker)[0])
+	}
+	if frames, _ := s.wire.Frames(); frames == 0 {
+		t.Error("the capture is empty")
+	}
+}

@@ -1,0 +1,101 @@
+package firmware
+
+import (
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"sealgate/test/lab"
+)
+
+// patience bounds every wait: an emulated processor is some 20 times slower than this one, which other tests use too.
+const patience = 150 * time.Second
+
+// machine is an appliance: a disk, two network interfaces, a serial console.
+type machine struct {
+	kind  kind
+	disk  string
+	taps  []*os.File
+	proc  *lab.Proc
+	since time.Time // when it was switched on
+}
+
+// kind is a way to boot.
+type kind struct {
+	name    string
+	program string
+	args    []string
+}
+
+func kinds() []kind {
+	return []kind{
+		{"x86_64 BIOS", "qemu-system-x86_64", []string{"-M", "q35"}},
+		{"x86_64 EFI", "qemu-system-x86_64", []string{"-M", "q35", "-drive", "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE.fd"}},
+	}
+}
+
+// newMachine copies the image to a disk of its own.
+func newMachine(t *testing.T, k kind, taps ...*os.File) *machine {
+	t.Helper()
+	image := os.Getenv("SEALGATE_IMAGE")
+	if image == "" {
+		t.Skip("SEALGATE_IMAGE names no image: `make test-firmware` makes one")
+	}
+	_, err := exec.LookPath(k.program)
+	lab.Require(t, err == nil, "needs "+k.program)
+	m := &machine{kind: k, disk: filepath.Join(t.TempDir(), "disk"), taps: taps}
+	in, err := os.Open(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	out, err := os.Create(m.disk)
+	if err == nil {
+		_, err = io.Copy(out, in)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	out.Close()
+	return m
+}
+
+// on switches the machine on.
+func (m *machine) on(t *testing.T) {
+	t.Helper()
+	args := append([]string{"-accel", "tcg", "-m", "256", "-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot",
+		"-drive", "file=" + m.disk + ",format=raw,if=virtio,cache=unsafe"}, m.kind.args...)
+	for i := range m.taps {
+		fd := string(rune('3' + i))
+		args = append(args, "-netdev", "tap,id=n"+fd+",fd="+fd, "-device", "virtio-net-pci,netdev=n"+fd+",mac=52:54:00:5e:a1:0"+fd)
+	}
+	m.since = time.Now()
+	m.proc = lab.Start(t, lab.Cmd{Path: m.kind.program, Args: args, Stdin: true, Files: m.taps})
+}
+
+// cutPower ends the machine as a power cut does.
+func (m *machine) cutPower() { m.proc.Kill() }
+
+// says waits until the console has shown a text.
+func (m *machine) says(t *testing.T, text string) {
+	t.Helper()
+	heard := func(stdout, _ []string) bool {
+		return slices.ContainsFunc(stdout, func(l string) bool { return strings.Contains(l, text) })
+	}
+	if err := m.proc.Await(lab.Within(t, patience), heard); err != nil {
+		t.Fatalf("the console never says %q: %v; it said\n%s", text, err, strings.Join(m.proc.Stdout(), "\n"))
+	}
+}
+
+// types types lines at the console.
+func (m *machine) types(t *testing.T, lines ...string) {
+	t.Helper()
+	if _, err := io.WriteString(m.proc, strings.Join(lines, "\n")+"\n"); err != nil {
+		t.Fatal(err)
+	}
+}
