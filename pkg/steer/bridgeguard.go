@@ -51,7 +51,7 @@ func installBridgeGuard(o Options) error {
 	c.AddTable(t) // so that deleting it cannot fail
 	c.DelTable(t)
 	c.AddTable(t)
-	set := &nftables.Set{Table: t, Name: guardPortSet, KeyType: nftables.TypeInetService}
+	set := &nftables.Set{Table: t, ID: 1, Name: guardPortSet, KeyType: nftables.TypeInetService}
 	var elements []nftables.SetElement
 	for _, p := range sortedPorts(o.Ports) {
 		elements = append(elements, nftables.SetElement{Key: binaryutil.BigEndian.PutUint16(p)})

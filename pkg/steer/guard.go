@@ -95,7 +95,8 @@ func replaceTable(c *nftables.Conn, name string, ports []uint16) (*nftables.Tabl
 	c.AddTable(t) // so that deleting it cannot fail
 	c.DelTable(t)
 	c.AddTable(t)
-	set := &nftables.Set{Table: t, Name: guardPortSet, KeyType: nftables.TypeInetService}
+	// Without an ID of ours, the library counts them in a variable that all goroutines share.
+	set := &nftables.Set{Table: t, ID: 1, Name: guardPortSet, KeyType: nftables.TypeInetService}
 	var elements []nftables.SetElement
 	for _, p := range sortedPorts(ports) {
 		elements = append(elements, nftables.SetElement{Key: binaryutil.BigEndian.PutUint16(p)})
