@@ -36,6 +36,18 @@ func TestGuardInModeNFQueue(t *testing.T) {
 	}
 }
 
+// In a bridge there is a second table, which fw4 takes away just as well.
+func TestGuardOfBridge(t *testing.T) {
+	t.Parallel()
+	r := newRouter(t)
+	r.uci(t, plain())
+	r.uci(t, map[string]string{"sealgate/steer/bridge": "br-line", "sealgate/steer/lan.1": "lan1", "sealgate/steer/uplink.1": "lan2"})
+	lists := r.lists(t, 3, "list; nft delete table inet sealgate; nft delete table bridge sealgate; nft -f $snippet && list; nft -f $snippet && gatewayd -setup >/dev/null && list")
+	if !strings.Contains(lists[0], "table bridge sealgate") || !strings.Contains(lists[0], "table inet sealgate") {
+		t.Errorf("the guards are\n%s", lists[0])
+	}
+}
+
 // lists starts the data plane, runs a script that calls list n times, and expects each time the same rules, which it returns.
 func (r *router) lists(t *testing.T, n int, script string) []string {
 	t.Helper()

@@ -19,7 +19,7 @@ sealgate_directories && sealgate_toml
 // plain is a configuration that is complete but for the identity.
 func plain() map[string]string {
 	return map[string]string{
-		"sealgate/main/enabled": "1", "sealgate/main/fleet": "plant", "sealgate/main/identity": "/etc/sealgate/identity", "sealgate/main/state": "/etc/sealgate/state",
+		"sealgate/main/enabled": "1", "sealgate/main/fleet": "plant", "sealgate/main/identity": "/etc/sealgate/identity", "sealgate/main/state": "/etc/sealgate/state", "sealgate/main/note_clock": "0",
 		"sealgate/steer/lan.1": "br-lan", "sealgate/steer/uplink.1": "wan", "sealgate/steer/ports.1": "1883",
 		"sealgate/control/broker.1": "mqtts://broker.example:8883",
 	}
@@ -34,6 +34,7 @@ keylink = "/var/run/sealgate/link/keylink.sock"
 fleet = "plant"
 identity = "/etc/sealgate/identity"
 state = "/etc/sealgate/state"
+note_clock = false
 
 [steer]
 `

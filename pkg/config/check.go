@@ -40,7 +40,7 @@ type checker struct {
 }
 
 func (c *checker) config(name string, raw *file) *Config {
-	cfg := &Config{File: name, Fleet: raw.Fleet, Identity: raw.Identity, State: raw.State, Keylink: raw.Keylink, Keep: raw.Keep, User: raw.User}
+	cfg := &Config{File: name, Fleet: raw.Fleet, Identity: raw.Identity, State: raw.State, RareClock: !raw.Clock, Keylink: raw.Keylink, Keep: raw.Keep, User: raw.User}
 	switch {
 	case raw.Fleet == "":
 		c.Add("fleet", "missing: the name that `sealctl fleet init` was given")

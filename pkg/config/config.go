@@ -65,13 +65,14 @@ const (
 
 // Config is a validated sealgate.toml.
 type Config struct {
-	File     string // where it came from
-	Fleet    string // name of the fleet
-	Identity string // directory that `sealctl fleet add` made
-	State    string // directory for what must survive a restart
-	Keylink  string // path of the unix socket between controld and gatewayd
-	Keep     string // where a keeper's keys outlive controld: KeepAuto, KeepNone or an absolute path
-	User     string // the account that gatewayd becomes once what needs root is open; empty: none
+	File      string // where it came from
+	Fleet     string // name of the fleet
+	Identity  string // directory that `sealctl fleet add` made
+	State     string // directory for what must survive a restart
+	RareClock bool   // the time is noted in State with a new policy only, and not once a day: note_clock = false
+	Keylink   string // path of the unix socket between controld and gatewayd
+	Keep      string // where a keeper's keys outlive controld: KeepAuto, KeepNone or an absolute path
+	User      string // the account that gatewayd becomes once what needs root is open; empty: none
 
 	Steer    Steer
 	Uplink   Uplink

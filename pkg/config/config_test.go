@@ -271,3 +271,13 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// The time is noted unless the file says otherwise.
+func TestNoteClock(t *testing.T) {
+	for text, rare := range map[string]bool{"": false, "note_clock = true\n": false, "note_clock = false\n": true} {
+		c, err := Parse("f", []byte("fleet = \"plant\"\nidentity = \"id\"\n"+text))
+		if err != nil || c.RareClock != rare {
+			t.Errorf("%q: %+v, %v; want RareClock %v", text, c, err, rare)
+		}
+	}
+}

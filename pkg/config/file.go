@@ -7,6 +7,7 @@ type file struct {
 	Fleet    string       `toml:"fleet"`
 	Identity string       `toml:"identity"`
 	State    string       `toml:"state"`
+	Clock    bool         `toml:"note_clock"`
 	Keylink  string       `toml:"keylink"`
 	Keep     string       `toml:"keep"`
 	User     string       `toml:"user"`
@@ -77,6 +78,7 @@ type metricsFile struct {
 func defaults() file {
 	return file{
 		State:   defaultState,
+		Clock:   true,
 		Keylink: defaultKeylink,
 		Keep:    KeepAuto,
 		Steer:   steerFile{Mode: ModeTC, Ports: []int64{plainPort}, Listen: defaultListen},

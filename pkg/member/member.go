@@ -44,6 +44,9 @@ type Config struct {
 	Password string
 	Prefix   string // topic prefix of the control messages; empty: DefaultPrefix
 
+	// RareClock notes the time in StateDir with a new policy only, and not once a day besides: it is flash.
+	RareClock bool
+
 	StateDir string // where the policy and the clock floor are kept, 0700; empty: nothing is kept
 	// KeepDir is where the keys of the groups that this member keeps outlive the program: a directory in memory, else it is not
 	// used unless KeepAnywhere is set; empty: nowhere.
@@ -162,6 +165,7 @@ func prepare(cfg Config) (*Member, []session.Broker, error) {
 	if m.store, err = openStore(cfg.StateDir, cfg.Trust, cfg.Log); err != nil {
 		return nil, nil, err
 	}
+	m.store.rare = cfg.RareClock
 	if m.clock = cfg.Clock; m.clock == nil {
 		checkClock(cfg.Log, m.store.wall, time.Now(), cfg.Identity)
 		m.clock = newClock(latest(m.store.wall, cfg.Identity.NotBefore()))

@@ -23,7 +23,7 @@ const (
 	floorFile  = "floor"       // one line: version, hash, wall clock
 )
 
-// store keeps the policy and the clock over restarts: one write for a change, one a day. The floor file says
+// store keeps the policy and the clock over restarts: one write for a change, one a day unless it is rare. The floor file says
 // which policy was the highest ever followed, so that a broker cannot bring an older one back (F2), also
 // when the policy itself was lost.
 type store struct {
@@ -32,6 +32,7 @@ type store struct {
 	log   *slog.Logger
 	floor control.Floor
 	wall  time.Time // the latest wall clock of earlier runs
+	rare  bool      // the clock is kept with a new policy only
 }
 
 // openStore makes the directory if needed and reads the floor.
@@ -140,7 +141,7 @@ func (s *store) saveFloor(wall time.Time) error {
 
 // tick keeps the clock floor.
 func (s *store) tick(wall time.Time) {
-	if s.dir == "" || wall.Sub(s.wall) < time.Hour {
+	if s.dir == "" || s.rare || wall.Sub(s.wall) < time.Hour {
 		return
 	}
 	if err := s.saveFloor(wall); err != nil {

@@ -125,7 +125,7 @@ func load(cfg *config.Config) (member.Config, error) {
 	return member.Config{
 		Identity: id, Trust: trust, Policy: signed, Topics: topics,
 		Broker: cfg.Control.Broker, TLS: conf, Username: cfg.Control.Username, Password: password,
-		Prefix: cfg.Control.Prefix, StateDir: stateDir(cfg), KeepDir: keep, KeepAnywhere: anywhere,
+		Prefix: cfg.Control.Prefix, StateDir: stateDir(cfg), RareClock: cfg.RareClock, KeepDir: keep, KeepAnywhere: anywhere,
 	}, nil
 }
 

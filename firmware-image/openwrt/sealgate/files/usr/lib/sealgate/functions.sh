@@ -14,6 +14,7 @@ main fleet text
 main identity text
 main state text
 main keep text
+main note_clock bool
 steer mode text
 steer lan texts
 steer uplink texts
@@ -234,15 +235,22 @@ sealgate_guard() {
 
 sealgate_guarded() { nft list chain inet sealgate guard >/dev/null 2>&1; }
 
-# sealgate_snippet: prints what brings the table back to what it is now, in one step. Where nft cannot write all of the table down, as
-# targets of iptables, it is the guard alone, and the rest stays. What nft could not read back would keep fw4 from starting.
+# sealgate_snippet: prints what brings the guards back to what they are now, in one step: that of all packets, and in a bridge that of its
+# ports. Where nft cannot write all of a table down, as targets of iptables, it is the guard alone, and the rest stays. What nft could
+# not read back would keep fw4 from starting.
 sealgate_snippet() {
-	local whole set chain
-	whole="table inet sealgate
-delete table inet sealgate
-$(nft -s list table inet sealgate)"
-	echo "$whole" | nft -c -f - 2>/dev/null && echo "$whole" && return
-	set=$(nft -s list set inet sealgate ports)
-	chain=$(nft -s list chain inet sealgate guard)
-	printf '%s\n%s\nflush chain inet sealgate guard\n%s\n' "$set" "$chain" "$chain"
+	local family table set chain
+	for family in inet bridge; do
+		table=$(nft -s list table "$family" sealgate 2>/dev/null) || continue
+		table="table $family sealgate
+delete table $family sealgate
+$table"
+		if echo "$table" | nft -c -f - 2>/dev/null; then
+			echo "$table"
+		elif [ "$family" = inet ]; then
+			set=$(nft -s list set inet sealgate ports)
+			chain=$(nft -s list chain inet sealgate guard)
+			printf '%s\n%s\nflush chain inet sealgate guard\n%s\n' "$set" "$chain" "$chain"
+		fi
+	done
 }
