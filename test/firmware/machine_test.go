@@ -34,8 +34,9 @@ type kind struct {
 
 func kinds() []kind {
 	return []kind{
-		{"x86_64 BIOS", "qemu-system-x86_64", []string{"-M", "q35"}},
-		{"x86_64 EFI", "qemu-system-x86_64", []string{"-M", "q35", "-drive", "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE.fd"}},
+		{"x86_64 BIOS", "qemu-system-x86_64", []string{"-M", "q35", "-m", "256"}},
+		// The firmware leaves the loader a fourth of the memory, and that must hold kernel and initramfs twice.
+		{"x86_64 EFI", "qemu-system-x86_64", []string{"-M", "q35", "-m", "512", "-drive", "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE.fd"}},
 	}
 }
 
@@ -68,7 +69,7 @@ func newMachine(t *testing.T, k kind, taps ...*os.File) *machine {
 // on switches the machine on.
 func (m *machine) on(t *testing.T) {
 	t.Helper()
-	args := append([]string{"-accel", "tcg", "-m", "256", "-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot",
+	args := append([]string{"-accel", "tcg", "-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot",
 		"-drive", "file=" + m.disk + ",format=raw,if=virtio,cache=unsafe"}, m.kind.args...)
 	for i := range m.taps {
 		fd := string(rune('3' + i))
