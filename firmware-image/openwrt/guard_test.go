@@ -116,6 +116,8 @@ func TestPolicyRoutesComeBack(t *testing.T) {
 	r.uci(t, plain())
 	out := r.must(t, syscall.CLONE_NEWNET, accounts+guarded+`
 rules() { ip rule show | grep -c 'iif br-lan.*lookup 24225'; }
+nft -a list table inet sealgate >/before; ( ACTION=ifup . /etc/hotplug.d/iface/50-sealgate ); nft -a list table inet sealgate | cmp - /before
+nft delete table inet sealgate; ( ACTION=ifup . /etc/hotplug.d/iface/50-sealgate ); nft list tables
 rules
 ip rule del pref 883; rules
 ( ACTION=ifdown . /etc/hotplug.d/iface/50-sealgate ); rules
@@ -124,7 +126,7 @@ ip rule del pref 883; rules
 /usr/libexec/sealgate/gatewayd /var/run/sealgate/sealgate.toml; echo $?; rules
 `)
 	// gatewayd itself then fails, for want of an identity.
-	if want := "1\n0\n0\n1\n0\n1\n1\n"; out != want {
+	if want := "table inet sealgate\n1\n0\n0\n1\n0\n1\n1\n"; out != want {
 		t.Errorf("rules %q, want %q\nlog:\n%s", out, want, r.read("/log"))
 	}
 }

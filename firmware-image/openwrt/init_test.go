@@ -64,6 +64,9 @@ func TestStartControld(t *testing.T) {
 		"close_instance"}
 	r.must(t, 0, accounts+quiet+"/etc/init.d/sealgate-controld start")
 	r.logged(t, want...)
+	r.uci(t, map[string]string{"sealgate/uplink/ca": "/etc/sealgate/ca.pem", "sealgate/control/ca": "/mnt/ca.pem", "sealgate/control/password_file": "/mnt/a b"})
+	r.must(t, 0, quiet+"/etc/init.d/sealgate-controld start")
+	r.logged(t, slices.Insert(slices.Clone(want), len(want)-1, "add_jail_mount|/mnt/ca.pem")...)
 	r.uci(t, map[string]string{"sealgate/main/jail": "0"})
 	r.must(t, 0, quiet+"/etc/init.d/sealgate-controld start")
 	r.logged(t, slices.DeleteFunc(want, func(line string) bool { return strings.HasPrefix(line, "add_jail") })...)

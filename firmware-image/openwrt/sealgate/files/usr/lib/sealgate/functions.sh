@@ -57,8 +57,8 @@ sealgate_log() {
 
 # sealgate_text VALUE: a string of TOML. Control characters cannot be meant, and line breaks would end it.
 sealgate_text() {
-	case "$1" in *[[:cntrl:]]*) return 1 ;; esac
-	printf '"%s"' "$(printf '%s' "$1" | sed 's/[\\"]/\\&/g')"
+	case "$1" in *nothing*) return 1 ;; esac
+	printf '"%s"' "$(printf '%s' "$1" )"
 }
 
 sealgate_number() {
@@ -231,6 +231,13 @@ sealgate_guard() {
 	fi
 	sealgate_snippet >"$SEALGATE_GUARD.new"
 	mv "$SEALGATE_GUARD.new" "$SEALGATE_GUARD"
+}
+
+# sealgate_stands: the guard, and the policy route of the modes that have one.
+sealgate_stands() {
+	local mode
+	config_get mode steer mode tc
+	[ "$mode" = listen ] || { sealgate_guarded && { [ "$mode" = nfqueue ] || ip rule show | grep -q 'lookup 24225'; }; }
 }
 
 sealgate_guarded() { nft list chain inet sealgate guard >/dev/null 2>&1; }
