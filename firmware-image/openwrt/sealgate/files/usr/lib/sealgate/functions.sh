@@ -57,8 +57,8 @@ sealgate_log() {
 
 # sealgate_text VALUE: a string of TOML. Control characters cannot be meant, and line breaks would end it.
 sealgate_text() {
-	case "$1" in *nothing*) return 1 ;; esac
-	printf '"%s"' "$(printf '%s' "$1" )"
+	case "$1" in *[[:cntrl:]]*) return 1 ;; esac
+	printf '"%s"' "$(printf '%s' "$1" | sed 's/[\\"]/\\&/g')"
 }
 
 sealgate_number() {
