@@ -16,12 +16,16 @@ import (
 
 // BenchmarkBridge sends what is not steered through a plain bridge and through one that gatewayd stands in, by turns,
 // and prints the ratio of the two. An operation is 16 MiB of one TCP connection each: in packets as the kernel joins
-// them, and one by one.
+// them, and one by one; and from the broker's side, where each is looked up when devices' addresses are used.
 func BenchmarkBridge(b *testing.B) {
-	for name, segments := range map[string]int{"joined": 0, "single": 1} {
-		b.Run(name, func(b *testing.B) {
-			plain, between := newBridgeLine(b, segments), newBridgeLine(b, segments)
-			between.stand(b)
+	for _, c := range []struct {
+		name        string
+		segments    int
+		down, spoof bool
+	}{{"joined", 0, false, false}, {"single", 1, false, false}, {"down, spoofing", 1, true, true}} {
+		b.Run(c.name, func(b *testing.B) {
+			plain, between := newBridgeLine(b, c.segments, c.down), newBridgeLine(b, c.segments, c.down)
+			between.stand(b, c.spoof)
 			const size = 16 << 20
 			var without, with time.Duration
 			block := make([]byte, 1<<16)
@@ -45,12 +49,16 @@ type bridgeLine struct {
 	want chan int64
 }
 
-func newBridgeLine(b *testing.B, segments int) *bridgeLine {
+func newBridgeLine(b *testing.B, segments int, down bool) *bridgeLine {
 	b.Helper()
 	lab.NeedRoot(b)
 	l := &bridgeLine{Topology: lab.NewBridgeTopology(b, true), done: make(chan error), want: make(chan int64)}
+	from, to, addr := l.Sensor, l.Uplink, lab.BrokerIP4
+	if down {
+		from, to, addr = l.Uplink, l.Sensor, lab.SensorIP4
+	}
 	if segments != 0 {
-		err := l.Sensor.Do(func() error {
+		err := from.Do(func() error {
 			eth, err := netlink.LinkByName("eth0")
 			if err != nil {
 				return err
@@ -61,7 +69,7 @@ func newBridgeLine(b *testing.B, segments int) *bridgeLine {
 			b.Fatal(err)
 		}
 	}
-	server, err := l.Uplink.Listen("tcp", fmt.Sprintf("%s:%d", lab.BrokerIP4, other))
+	server, err := to.Listen("tcp", fmt.Sprintf("%s:%d", addr, other))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -73,7 +81,7 @@ func newBridgeLine(b *testing.B, segments int) *bridgeLine {
 			accepted <- conn
 		}
 	}()
-	l.conn, err = l.Sensor.Dial(lab.Within(b, time.Minute), "tcp", server.Addr().String())
+	l.conn, err = from.Dial(lab.Within(b, time.Minute), "tcp", server.Addr().String())
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -92,10 +100,14 @@ func newBridgeLine(b *testing.B, segments int) *bridgeLine {
 type onlyReader struct{ io.Reader }
 
 // stand puts a daemon between the ports.
-func (l *bridgeLine) stand(b *testing.B) {
+func (l *bridgeLine) stand(b *testing.B, spoof bool) {
 	b.Helper()
 	o := Options{
 		Mode: ModeTC, Bridge: l.Bridge, LAN: []string{l.LAN}, Uplink: []string{l.Up}, Ports: []uint16{steered},
+		SpoofSource: spoof,
+	}
+	for _, name := range []string{"all", "default", l.Bridge} {
+		l.Gateway.Sysctl(b, "net/ipv4/conf/"+name+"/rp_filter", "0")
 	}
 	if err := l.Gateway.Do(func() error { return Setup(o) }); err != nil {
 		b.Fatal(err)
