@@ -35,6 +35,7 @@ var abilities = []struct {
 	{"tcx", "attaching, first choice", tryTCX},
 	{"bpffs", "attaching by tcx for good", func(*program) error { return tryBPFFS() }},
 	{"clsact", "attaching, second choice", tryClsact},
+	{"nft-bridge", "the guard of a bridge", func(*program) error { return tryBridgeGuard() }},
 	{"nft-tproxy", "leading connections to the listener", func(*program) error { return tryInterception(ModeTProxy) }},
 	{"nft-redirect", "leading connections to the listener", func(*program) error { return tryInterception(ModeRedirect) }},
 	{"nfqueue", "packets in passing", func(*program) error { return tryQueue() }},
@@ -112,6 +113,10 @@ func ability(name, use string, err error) Ability {
 		return Ability{Name: name, Untried: true, Detail: use + ": not tried: run as root to find out"}
 	}
 	return Ability{Name: name, Detail: fmt.Sprintf("%s: %v", use, err)}
+}
+
+func tryBridgeGuard() error {
+	return installBridgeGuard(Options{Ports: []uint16{1883}, LAN: []string{"sealgate0"}, Uplink: []string{"sealgate1"}})
 }
 
 func tryListener(*program) error {

@@ -132,7 +132,7 @@ func TestAbilities(t *testing.T) {
 			t.Errorf("%s: detail %q", a.Name, a.Detail)
 		}
 	}
-	want := []string{"nf_tables", "policy-route", "transparent", "sk_assign", "tcx", "bpffs", "clsact", "nft-tproxy", "nft-redirect", "nfqueue", "conntrack"}
+	want := []string{"nf_tables", "policy-route", "transparent", "sk_assign", "tcx", "bpffs", "clsact", "nft-bridge", "nft-tproxy", "nft-redirect", "nfqueue", "conntrack"}
 	if !slices.Equal(names, want) {
 		t.Errorf("abilities %q", names)
 	}
