@@ -227,7 +227,7 @@ func (b *modelBroker) publish(e *brokerEnd, f mqttparse.Frame) {
 	}
 	m := &modelMessage{topic: name, payload: string(p.Payload), outer: outerOf(p.Properties), qos: p.QoS, retain: p.Retain, from: e.s.client}
 	code := byte(0)
-	if name == refusedByBroker && e.v == mqttparse.V5 {
+	if name == b.w.wire(refusedByBroker) && e.v == mqttparse.V5 {
 		code = notAuthorized
 	}
 	switch p.QoS {

@@ -17,6 +17,7 @@ func (l *modelLine) expectDown(packet []byte, m *modelSend) {
 		if err := mqttparse.ParsePublish(e.f, l.v, &e.p); err != nil || !resolve(&e.p, l.checks.aliases.broker) {
 			l.w.fail("%s: a defect of the model: %v", l, err)
 		}
+		e.p.Topic = l.w.plain(e.p.Topic)
 		l.w.oracle.transmitted(l, m)
 	}
 	l.tell("broker sends", e.f)

@@ -301,7 +301,7 @@ func (w *world) rotate(revoked bool) {
 	if err != nil {
 		w.fail("%v", err)
 	}
-	w.state = &State{Table: w.table, Keys: ring}
+	w.state = &State{Table: w.table, Keys: ring.WithTopicKey(w.names)}
 	for _, g := range w.gateways {
 		if g != nil {
 			g.SetState(w.state)
@@ -309,14 +309,18 @@ func (w *world) rotate(revoked bool) {
 	}
 }
 
-// modelPolicy has one group that clears retained messages, one that does not, and one that pads.
-func modelPolicy() *policy.Document {
+// modelPolicy has one group that clears retained messages, which may hide its topics, one that does not, and one that pads.
+func modelPolicy(hide bool) *policy.Document {
 	group := func(name, clear, filter string, pad int) policy.Group {
 		g := policy.DefaultGroup(name)
 		g.Topics, g.Keepers, g.ClearRetained, g.Pad = []string{filter}, []string{"gw1"}, clear, pad
 		return g
 	}
-	return &policy.Document{Fleet: "plant", Version: 1, Unmatched: "pass", Groups: []policy.Group{
+	doc := &policy.Document{Fleet: "plant", Version: 1, Unmatched: "pass", Groups: []policy.Group{
 		group("default", "pass", "s/#", 0), group("keeps", "deny", "k/#", 0), group("padded", "pass", "p/#", 64),
 	}}
+	if hide {
+		doc.Groups[0].HideTopics, doc.TopicKey = true, 1
+	}
+	return doc
 }

@@ -123,6 +123,7 @@ type upExpected struct {
 	f      mqttparse.Frame
 	p      mqttparse.Publish // with its topic in full, if it is one
 	denied bool
+	wire   []byte // as the broker is to get it, if it is no PUBLISH
 }
 
 type downExpected struct {
@@ -205,7 +206,7 @@ func resolve(p *mqttparse.Publish, aliases map[uint16]string) bool {
 
 // expectUp notes what the device sends.
 func (l *modelLine) expectUp(packet []byte) {
-	u := upExpected{f: frameOf(packet)}
+	u := upExpected{f: frameOf(packet), wire: packet}
 	l.tell("device sends", u.f)
 	if u.f.Type() == mqttparse.PUBLISH {
 		if err := mqttparse.ParsePublish(u.f, l.v, &u.p); err != nil {
@@ -223,6 +224,9 @@ func (l *modelLine) expectUp(packet []byte) {
 				l.checks.refusals[ackKey{[]mqttparse.Type{0, mqttparse.PUBACK, mqttparse.PUBREC}[u.p.QoS], u.p.PacketID}]++
 			}
 		}
+	}
+	if t := u.f.Type(); t == mqttparse.SUBSCRIBE || t == mqttparse.UNSUBSCRIBE {
+		u.wire = l.w.wireFilters(u.f, l.v)
 	}
 	l.checks.up = append(l.checks.up, l.parts(u)...)
 }
@@ -266,10 +270,10 @@ func (l *modelLine) checkUp(b []byte) {
 		case i >= 0 && f.Type() == mqttparse.PUBLISH && c.up[i].f.Type() == mqttparse.PUBLISH:
 			l.checkPublish(f, &c.up[i].p)
 			l.tell("to the broker", f)
-		case i >= 0 && (bytes.Equal(f.Raw, c.up[i].f.Raw) || hushed(f, c.up[i].f)):
+		case i >= 0 && (bytes.Equal(f.Raw, c.up[i].wire) || hushed(f, c.up[i].f)):
 			l.tell("to the broker", f)
 			l.acknowledges(f)
-			l.subscribes(f)
+			l.subscribes(c.up[i].f)
 		case l.answersItself(f):
 			l.tell("answers the broker", f)
 			continue
@@ -378,8 +382,12 @@ func (l *modelLine) checkConnect(f mqttparse.Frame) {
 	if con.CleanStart != l.checks.clean || string(con.ClientID) != l.d.id {
 		l.w.fail("%s: another CONNECT for the broker", l)
 	}
-	if w := &con.Will; con.HasWill && l.w.table.Publish(w.Topic).Verdict == policy.Seal {
-		s := l.unseal(w.Topic, w.Payload)
+	name := l.w.plain(con.Will.Topic)
+	if w := &con.Will; con.HasWill && l.w.table.Publish(name).Verdict == policy.Seal {
+		if string(w.Topic) != l.w.wire(string(name)) {
+			l.w.fail("%s: the will's topic is %s on the uplink", l, w.Topic)
+		}
+		s := l.unseal(name, w.Payload)
 		if !s.kid.StreamID().Will() || uidOf([]byte(s.payload)) == 0 {
 			l.w.fail("%s: the will is sealed as %q", l, s.payload)
 		}
@@ -393,14 +401,14 @@ func (l *modelLine) checkPublish(f mqttparse.Frame, want *mqttparse.Publish) {
 	if err := mqttparse.ParsePublish(f, l.v, &p); err != nil || !resolve(&p, l.checks.aliases.uplink) {
 		l.w.fail("%s: PUBLISH for the broker: %v", l, err)
 	}
-	if string(p.Topic) != string(want.Topic) || p.QoS != want.QoS || p.Dup != want.Dup || p.Retain != want.Retain || p.PacketID != want.PacketID {
+	if string(p.Topic) != l.w.wire(string(want.Topic)) || p.QoS != want.QoS || p.Dup != want.Dup || p.Retain != want.Retain || p.PacketID != want.PacketID {
 		l.w.fail("%s: the broker gets %s, QoS %d, id %d, DUP %v, RETAIN %v; the device sent %s, QoS %d, id %d, DUP %v, RETAIN %v", l,
 			p.Topic, p.QoS, p.PacketID, p.Dup, p.Retain, want.Topic, want.QoS, want.PacketID, want.Dup, want.Retain)
 	}
 	inner, outer := mqttparse.SplitProperties(want.Properties, nil, nil)
 	d := l.w.table.Publish(want.Topic)
 	if d.Verdict != policy.Seal {
-		inner, outer = nil, want.Properties
+		inner, outer = nil, l.w.wireResponse(want.Properties)
 	}
 	if outerOf(p.Properties) != outerOf(outer) {
 		l.w.fail("%s: properties % x on the uplink, want % x", l, p.Properties, outer)
@@ -411,14 +419,14 @@ func (l *modelLine) checkPublish(f mqttparse.Frame, want *mqttparse.Publish) {
 		}
 		return
 	}
-	s := l.unseal(p.Topic, p.Payload)
+	s := l.unseal(want.Topic, p.Payload)
 	if s.props != string(inner) || s.payload != string(want.Payload) {
 		l.w.fail("%s: sealed %.40q with properties % x, the device sent %.40q with % x", l, s.payload, s.props, want.Payload, inner)
 	}
 	l.checkNumber(&p, s)
 }
 
-// unseal opens what the gateway has sealed.
+// unseal opens what the gateway has sealed on the topic that devices know by name.
 func (l *modelLine) unseal(name, payload []byte) sealedAs {
 	group := l.w.table.Publish(name).Group
 	env, err := crypto.ParseEnvelope(payload)
@@ -429,7 +437,7 @@ func (l *modelLine) unseal(name, payload []byte) sealedAs {
 	if key == nil {
 		l.w.fail("%s: sealed under an unknown key", l)
 	}
-	o, err := crypto.NewOpenStream(key.Secret, group, string(name), env.Kid.StreamID())
+	o, err := crypto.NewOpenStream(key.Secret, group, l.w.wire(string(name)), env.Kid.StreamID())
 	if err != nil {
 		l.w.fail("%v", err)
 	}
@@ -439,6 +447,12 @@ func (l *modelLine) unseal(name, payload []byte) sealedAs {
 	}
 	if group == "padded" && len(inner)%64 != 0 {
 		l.w.fail("%s: on %s: an inner length of %d bytes", l, name, len(inner))
+	}
+	if l.w.table.Publish(name).Hide {
+		var inside []byte
+		if inside, inner, err = crypto.SplitName(inner); err != nil || string(inside) != string(name) {
+			l.w.fail("%s: on %s: the name inside is %q, %v", l, name, inside, err)
+		}
 	}
 	props, body, err := crypto.SplitInner(inner)
 	if err != nil {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -22,6 +23,7 @@ type world struct {
 	random     *seeded    // what the gateways take for randomness
 	policy     *policy.Document
 	table      *policy.Table
+	names      *crypto.TopicKey // nil: this world hides no topics
 	keys       map[string][]crypto.Key
 	state      *State
 	epoch      uint64
@@ -63,10 +65,15 @@ func (w *world) fail(format string, args ...any) {
 
 func newWorld(seed uint64) *world {
 	r := rand.New(rand.NewPCG(seed, 1))
-	w := &world{r: r, random: &seeded{rand.New(rand.NewPCG(seed, 2))}, policy: modelPolicy(), keys: map[string][]crypto.Key{}, generation: 1}
+	w := &world{r: r, random: &seeded{rand.New(rand.NewPCG(seed, 2))}, policy: modelPolicy(seed&2 != 0), keys: map[string][]crypto.Key{}, generation: 1}
 	var err error
 	if w.table, err = w.policy.Table(); err != nil {
 		w.fail("%v", err)
+	}
+	if seed&2 != 0 {
+		if w.names, err = crypto.TopicKeyFrom(bytes.Repeat([]byte{7}, crypto.SecretSize)); err != nil {
+			w.fail("%v", err)
+		}
 	}
 	w.rotate(false)
 	for site := range w.gateways {
@@ -293,7 +300,7 @@ func shrink(seed uint64, steps []step, kind string, patience time.Duration) []st
 // writes against what the specification says of it: what the device sent, in order, sealed under numbers that no other plaintext has;
 // what the broker sent, in order, opened, or refused with a reason; identical envelopes for what is sent again within a session, fresh
 // ones otherwise; acknowledgements of the other side's only. From end to end nothing that the broker had for a session is lost, and
-// nothing is delivered more often than MQTT permits.
+// nothing is delivered more often than MQTT permits. In every second pair of worlds a group hides its topics.
 //
 // A run that fails prints its seed and a shortened list of what happened; SEALGATE_PROPERTY_SEED plays it again,
 // SEALGATE_PROPERTY_STEPS says how many steps in all.
@@ -313,7 +320,7 @@ func TestProperty(t *testing.T) {
 		}
 	}
 	t.Logf("seed %d: %d worlds of %d steps", seed, (total+each-1)/each, each)
-	var deliveries, resent, refusals int
+	var deliveries, hidden, resent, refusals int
 	for i := uint64(0); int(i)*each < total; i++ {
 		steps := stepsOf(seed+i, each)
 		w, at, err := play(seed+i, steps, nil)
@@ -321,9 +328,12 @@ func TestProperty(t *testing.T) {
 			t.Fatalf("step %d of seed %d: %v\n%s", at, seed+i, err, story(seed+i, steps[:at+1], err.kind))
 		}
 		deliveries, resent, refusals = deliveries+w.deliveries, resent+w.resent, refusals+w.refusals
+		if w.names != nil {
+			hidden += w.deliveries
+		}
 	}
-	t.Logf("%d deliveries, %d messages sent again identically, %d refused with a reason", deliveries, resent, refusals)
-	if deliveries < total/10 || resent < total/1000 || refusals < total/1000 {
+	t.Logf("%d deliveries, %d of them in worlds that hide topics, %d messages sent again identically, %d refused with a reason", deliveries, hidden, resent, refusals)
+	if deliveries < total/10 || total > 4*each && hidden < total/40 || resent < total/1000 || refusals < total/1000 {
 		t.Error("too little happened for this test to prove anything")
 	}
 }
