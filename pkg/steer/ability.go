@@ -193,6 +193,9 @@ func tryQueue() error {
 		return err
 	}
 	err = q.Run(ctx, func([]byte, bool) {})
+	if isMissing(err) {
+		err = fmt.Errorf("%w (CONFIG_NETFILTER_NETLINK_QUEUE; OpenWrt: kmod-nfnetlink-queue)", err)
+	}
 	cancel()
 	return errors.Join(err, q.Close())
 }

@@ -183,6 +183,9 @@ func removeTable(name string) error {
 	return c.Flush()
 }
 
+// Guarded tells whether a guard stands for the ports of o. Nothing to them has been forwarded since it was installed.
+func Guarded(o Options) bool { return checkGuard(o.Ports) == nil }
+
 // checkGuard tells whether the guard stands and covers the ports.
 func checkGuard(ports []uint16) error {
 	missing := fmt.Errorf("no guard: nftables has no complete table inet %s", tableName)

@@ -160,6 +160,51 @@ func TestForgetSpares(t *testing.T) {
 	}
 }
 
+// A firewall as OpenWrt's lets in what was translated, what devices send to the steered port, and nothing else. It changes
+// the source of what it forwards, so that every frame to the steered port counts. Where addresses are translated by its own
+// rules too, ours come first.
+func TestBehindFirewall(t *testing.T) {
+	eachWay(t, func(t *testing.T, p *plant) {
+		elsewhere := ""
+		if p.options.Mode == ModeRedirect {
+			elsewhere = "meta nfproto ipv4 tcp dport 1883 dnat ip to 10.77.2.77"
+		}
+		p.nft(fmt.Sprintf(`table inet fw4 {
+			chain input { type filter hook input priority 0; policy drop;
+				ct state established,related accept
+				iifname lo accept
+				meta l4proto ipv6-icmp accept
+				ct status dnat accept
+				iifname %[1]q tcp dport 1883 ct state new accept
+			}
+			chain forward { type filter hook forward priority 0; policy drop;
+				ct state established,related accept
+				ct state invalid drop
+				iifname %[1]q oifname %[2]q accept
+			}
+			chain dstnat { type nat hook prerouting priority dstnat; policy accept;
+				%[3]s
+			}
+			chain srcnat { type nat hook postrouting priority srcnat; policy accept;
+				oifname %[2]q masquerade
+			}
+		}`, p.LAN, p.Up, elsewhere))
+		p.setup()
+		d := p.start()
+		p.mustSteer()
+		p.send(p.crafted()...)
+		d.Kill()
+		<-d.Done()
+		p.mustBlock()
+		p.start()
+		p.mustSteer()
+		p.settle()
+		if l := p.wire.ToPort(steered, 0); len(l) != 0 {
+			t.Errorf("%d frames to the steered port leaked; the first: %x", len(l), l[0])
+		}
+	})
+}
+
 // With its rules flushed by another program, nothing passes: the policy route is left. The daemon will not start so.
 func TestRulesetFlushed(t *testing.T) {
 	eachWay(t, func(t *testing.T, p *plant) {

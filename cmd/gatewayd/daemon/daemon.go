@@ -133,7 +133,9 @@ func steerOptions(cfg *config.Config) steer.Options {
 }
 
 func setup(env cmdenv.Env, cfg *config.Config) error {
-	if err := steer.Setup(steerOptions(cfg)); err != nil {
+	o := steerOptions(cfg)
+	guarded := steer.Guarded(o)
+	if err := steer.Setup(o); err != nil {
 		return err
 	}
 	if cfg.Steer.Mode == config.ModeListen {
@@ -141,10 +143,8 @@ func setup(env cmdenv.Env, cfg *config.Config) error {
 		return nil
 	}
 	fmt.Fprintf(env.Stdout, "guard installed: forwarded TCP to %s is dropped\n", portList(cfg.Steer.Ports))
-	if n, err := steer.Forget(steerOptions(cfg)); err != nil {
-		fmt.Fprintf(env.Stdout, "connections from before may go on past the guard where a flow table carries them: %v\n", err)
-	} else if n > 0 {
-		fmt.Fprintf(env.Stdout, "connections from before forgotten by the kernel: %d\n", n)
+	if !guarded {
+		forget(env, o)
 	}
 	sayWay(env, cfg)
 	modes := steer.Modes(steer.Abilities())
@@ -152,6 +152,15 @@ func setup(env cmdenv.Env, cfg *config.Config) error {
 		fmt.Fprintf(env.Stdout, "mode %s: %s\n", m.Name, m.Detail)
 	}
 	return refuseMode(cfg.Steer.Mode, modes, slog.New(slog.DiscardHandler))
+}
+
+// forget ends what was forwarded before there was a guard.
+func forget(env cmdenv.Env, o steer.Options) {
+	if n, err := steer.Forget(o); err != nil {
+		fmt.Fprintf(env.Stdout, "connections from before may go on past the guard where a flow table carries them: %v\n", err)
+	} else if n > 0 {
+		fmt.Fprintf(env.Stdout, "connections from before forgotten by the kernel: %d\n", n)
+	}
 }
 
 // sayWay says how devices' packets come to gatewayd from now on.
