@@ -81,13 +81,16 @@ struct map_def SEC("maps") steer_events_map = {
 	.type = BPF_MAP_TYPE_QUEUE, .value_size = sizeof(struct steer_event), .max_entries = STEER_MAX_EVENTS,
 };
 
-/* The frame's header is where the packet's data begins if that says the protocol that the kernel knows the packet by. */
+/* The frame's header is where the packet's data begins if that says the protocol that the kernel knows the packet by, or
+ * is of a VLAN: an interface can be told to leave the tag in (reorder_hdr off). */
 INLINE __u64 source_mac(struct __sk_buff *skb)
 {
 	struct ethhdr *eth = (void *)(long)skb->data;
 	union steer_mac mac = {};
 
-	if ((void *)(eth + 1) > (void *)(long)skb->data_end || eth->h_proto != (__be16)skb->protocol)
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
+		return 0;
+	if (eth->h_proto != (__be16)skb->protocol && eth->h_proto != htons(ETH_P_8021Q) && eth->h_proto != htons(ETH_P_8021AD))
 		return 0;
 	__builtin_memcpy(mac.byte, eth->h_source, sizeof(eth->h_source));
 	return mac.whole;
