@@ -3,6 +3,7 @@ package openwrt
 import (
 	"crypto/tls"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -100,5 +101,32 @@ cat /answer`, ticket)
 	}
 	if info, err := os.Stat(filepath.Join(r.root, "var/run/sealgate-enrol")); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("where the ticket is put: %v %v, want mode 0700", info, err)
+	}
+}
+
+// Enrolled by a ticket, both daemons run with what the package renders and owns, each as its own account, and meet at the socket; after
+// that nothing below /etc has been written but what the policy brought.
+func TestRunsAsItsAccounts(t *testing.T) {
+	t.Parallel()
+	r, f := newRouter(t), newFleet(t)
+	f.configure(t, r)
+	r.uci(t, map[string]string{"sealgate/steer/listen": fmt.Sprintf("127.0.0.1:%d", lab.FreePort(t)), "sealgate/metrics/listen": fmt.Sprintf("127.0.0.1:%d", lab.FreePort(t))})
+	out := r.must(t, 0, accounts+`sealgate-enrol >/enrol.log 2>&1 || { cat /enrol.log; exit 1; }
+: >/tmp/controld.log; chmod 666 /tmp/controld.log
+start-stop-daemon -S -b -m -p /controld.pid -c sealgatectl:sealgate -x /bin/sh -- -c 'exec /usr/sbin/controld -config /var/run/sealgate/sealgate.toml 2>/tmp/controld.log'
+/usr/libexec/sealgate/gatewayd /var/run/sealgate/sealgate.toml 2>/tmp/gatewayd.log &
+left=600
+until sealctl status --json 2>/dev/null >/answer && grep -q '"sending":"[0-9]' /answer; do
+	left=$((left - 1))
+	[ $left -gt 0 ] && kill -0 $! || { cat /tmp/*.log /answer; exit 1; }
+	usleep 100000
+done
+for pid in $(cat /controld.pid) $!; do grep -E '^(Name|Uid|Gid|CapEff|NoNewPrivs):' /proc/$pid/status | tr '\n\t' '  '; echo; done
+ls -A /etc/sealgate/state/controld; stat -c '%A %U:%G' /var/run/sealgate/link/keylink.sock`, f.ticket(t, "gw1"))
+	const own = "CapEff: 0000000000000000 NoNewPrivs: 1 \n"
+	want := "Name: controld Uid: 5884 5884 5884 5884 Gid: 5883 5883 5883 5883 " + own + "Name: gatewayd Uid: 5883 5883 5883 5883 Gid: 5883 5883 5883 5883 " + own +
+		"floor\npolicy.cose\nsrw-rw---- sealgatectl:sealgate\n"
+	if out != want {
+		t.Errorf("says\n%s\nwant\n%s", out, want)
 	}
 }
