@@ -3,27 +3,26 @@ package openwrt
 import (
 	"crypto/tls"
 	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"sealgate/test/embedded"
 	"sealgate/test/lab"
 )
 
-// fleet is a fleet whose operator answers joiners at a broker on loopback.
+// fleet is a fleet whose operator answers joiners at a broker, in a network that is the test's own.
 type fleet struct {
+	ns                    *lab.Namespace
 	dir, url, ca, sealctl string
 }
 
 func newFleet(t *testing.T) *fleet {
 	t.Helper()
 	ca := lab.NewCA(t, "broker CA")
-	broker := embedded.Start(t, embedded.Options{TLS: &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, "broker", time.Time{}, "127.0.0.1").Pair}}})
-	f := &fleet{dir: filepath.Join(t.TempDir(), "plant"), url: broker.URL(), ca: ca.File, sealctl: lab.Build(t).Sealctl}
+	f := &fleet{ns: lab.NewNamespace(t, "router"), dir: filepath.Join(t.TempDir(), "plant"), url: "mqtts://127.0.0.1:8883", ca: ca.File, sealctl: lab.Build(t).Sealctl}
+	lab.Embedded(t, f.ns, "127.0.0.1:8883", &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, "broker", time.Time{}, "127.0.0.1").Pair}})
 	f.run(t, "fleet", "init", f.dir, "--name", "plant")
 	f.run(t, "fleet", "add", f.dir, "--role", "subscriber", "--name", "alice")
 	return f
@@ -33,7 +32,7 @@ func newFleet(t *testing.T) *fleet {
 func (f *fleet) ticket(t *testing.T, name string) string {
 	t.Helper()
 	ticket := f.run(t, "fleet", "ticket", f.dir, "--role", "gateway", "--name", name)
-	lab.Start(t, lab.Cmd{Path: f.sealctl, Args: []string{"fleet", "serve", f.dir, "-b", f.url, "--cafile", f.ca}})
+	lab.Start(t, lab.Cmd{NS: f.ns, Path: f.sealctl, Args: []string{"fleet", "serve", f.dir, "-b", f.url, "--cafile", f.ca}})
 	return ticket
 }
 
@@ -42,8 +41,7 @@ func (f *fleet) run(t *testing.T, args ...string) string {
 	return lab.MustRun(t, lab.Within(t, time.Minute), lab.Cmd{Path: f.sealctl, Args: args})
 }
 
-// configure gives the router a configuration for the fleet. In mode listen nothing is put into the kernel, whose network is the
-// test's own here.
+// configure gives the router a configuration for the fleet. In mode listen nothing is put into the kernel.
 func (f *fleet) configure(t *testing.T, r *router) {
 	t.Helper()
 	ca, err := os.ReadFile(f.ca)
@@ -63,6 +61,7 @@ func TestEnrols(t *testing.T) {
 	t.Parallel()
 	r, f := newRouter(t), newFleet(t)
 	f.configure(t, r)
+	r.ns = f.ns
 	out := r.must(t, 0, accounts+": >/log\nsealgate-enrol && stat -c '%a %u:%g %n' /etc/sealgate/identity /etc/sealgate/identity/*.key && /etc/init.d/sealgate-gatewayd check", f.ticket(t, "gw1"))
 	if want := "750 5884:5883 /etc/sealgate/identity\n600 5884:5883 /etc/sealgate/identity/identity.key\n/var/run/sealgate/sealgate.toml: ok\n/var/run/sealgate/sealgate.toml: ok\n"; !strings.HasSuffix(out, want) {
 		t.Errorf("said\n%s\nwant it to end with\n%s", out, want)
@@ -77,6 +76,7 @@ func TestEnrolsFromPage(t *testing.T) {
 	t.Parallel()
 	r, f := newRouter(t), newFleet(t)
 	f.configure(t, r)
+	r.ns = f.ns
 	r.must(t, 0, accounts)
 	ask := func(ticket string) (asked struct {
 		Enrolled bool
@@ -110,7 +110,7 @@ func TestRunsAsItsAccounts(t *testing.T) {
 	t.Parallel()
 	r, f := newRouter(t), newFleet(t)
 	f.configure(t, r)
-	r.uci(t, map[string]string{"sealgate/steer/listen": fmt.Sprintf("127.0.0.1:%d", lab.FreePort(t)), "sealgate/metrics/listen": fmt.Sprintf("127.0.0.1:%d", lab.FreePort(t))})
+	r.ns = f.ns
 	out := r.must(t, 0, accounts+`sealgate-enrol >/enrol.log 2>&1 || { cat /enrol.log; exit 1; }
 : >/tmp/controld.log; chmod 666 /tmp/controld.log
 start-stop-daemon -S -b -m -p /controld.pid -c sealgatectl:sealgate -x /bin/sh -- -c 'exec /usr/sbin/controld -config /var/run/sealgate/sealgate.toml 2>/tmp/controld.log'

@@ -45,6 +45,7 @@ func TestMain(m *testing.M) {
 // OpenWrt has besides.
 type router struct {
 	root string
+	ns   *lab.Namespace // the network that it is in; nil: the machine's
 }
 
 func newRouter(t *testing.T) *router {
@@ -176,7 +177,10 @@ func (r *router) run(t *testing.T, flags uintptr, script string, stdin ...string
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: r.root, Cloneflags: syscall.CLONE_NEWPID, Unshareflags: syscall.CLONE_NEWNS | flags, Pdeathsig: syscall.SIGKILL}
 	var b bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &b, &b
-	err := cmd.Run()
+	err := r.ns.Do(cmd.Start)
+	if err == nil {
+		err = cmd.Wait()
+	}
 	if cmd.ProcessState == nil {
 		t.Fatalf("the script did not start: %v", err)
 	}
