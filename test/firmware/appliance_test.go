@@ -128,18 +128,51 @@ func runAppliance(t *testing.T, k kind) {
 
 	m.types(t, "sealctl rotate --group default && echo rotated")
 	m.says(t, "rotated")
-	m.types(t, "sync")
 	s.awaitSealed(t, m, opened(s.reader.Stdout()))
+	m.cutPower()
+	s.startsIn(t, m, "A")
 
+	s.upgrade(t, m)
+	s.startsIn(t, m, "B")
+	m.says(t, "slot B works, and is kept")
 	m.cutPower()
-	before := opened(s.reader.Stdout())
-	m.on(t)
-	s.awaitSealed(t, m, before)
-	m.cutPower()
+	s.startsIn(t, m, "B")
+
 	if s.wire.Contains(s.marker) {
 		t.Errorf("what a device said crossed in clear: %q", s.wire.Find(s.marker)[0])
 	}
 	if frames, _ := s.wire.Frames(); frames == 0 {
 		t.Error("the capture is empty")
+	}
+}
+
+// startsIn switches the machine on, which is to start from a slot, and to seal.
+func (s *site) startsIn(t *testing.T, m *machine, slot string) {
+	t.Helper()
+	before := opened(s.reader.Stdout())
+	m.on(t)
+	m.says(t, "Sealgate, slot "+slot)
+	s.awaitSealed(t, m, before)
+}
+
+// upgrade has the machine fetch an image, write it, and restart; the emulator ends instead.
+func (s *site) upgrade(t *testing.T, m *machine) {
+	t.Helper()
+	dir := t.TempDir()
+	image := filepath.Join(dir, "slot")
+	b, err := os.ReadFile(os.Getenv("SEALGATE_IMAGE") + ".slot")
+	if err == nil {
+		err = os.WriteFile(image, b, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	lab.MustRun(t, lab.Within(t, patience), lab.Cmd{Path: s.programs.Sealctl, Args: []string{"upgrade", "sign", image, "-i", s.fleet.Identity("ops")}})
+	server := lab.Start(t, lab.Cmd{NS: s.uplink, Path: "busybox", Args: []string{"httpd", "-f", "-p", "8000", "-h", dir}})
+	defer server.Kill()
+	m.types(t, "cd /data && wget -q http://"+brokerIP+":8000/slot http://"+brokerIP+":8000/slot.sig; sealctl upgrade slot --restart")
+	m.says(t, "slot B is written")
+	if _, err := m.proc.Wait(lab.Within(t, patience)); err != nil {
+		t.Fatal(err)
 	}
 }

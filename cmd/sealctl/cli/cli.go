@@ -27,7 +27,7 @@ func commands() []*command {
 		fleetInit(), fleetAdd(), fleetTicket(), fleetTickets(), fleetServe(), fleetRevoke(),
 		policySign(), policyPublish(),
 		subCommand(), pubCommand(), watchCommand(),
-		setupCommand(), statusCommand(), rotateCommand(), doctorCommand(), versionCommand(),
+		setupCommand(), upgradeSign(), upgradeKeep(), upgradeCommand(), statusCommand(), rotateCommand(), doctorCommand(), versionCommand(),
 	}
 }
 

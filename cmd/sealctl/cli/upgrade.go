@@ -1,0 +1,315 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sealgate/cmd/internal/cmdenv"
+	"sealgate/cmd/sealctl/slots"
+	"sealgate/pkg/config"
+	"sealgate/pkg/crypto"
+	"sealgate/pkg/member"
+)
+
+func upgradeSign() *command {
+	return &command{
+		name: "upgrade sign", args: "IMAGE -i DIR", short: "sign an appliance's image for a fleet", run: runUpgradeSign,
+		long: `
+Write IMAGE.sig, by which the fleet's appliances know that they may run IMAGE: a slot, as
+` + "`make image`" + ` made it. The identity is an operator's.`,
+	}
+}
+
+func upgradeKeep() *command {
+	return &command{
+		name: "upgrade keep", args: "[flags]", short: "on an appliance, keep the slot that runs on trial if it works", run: runUpgradeKeep,
+		long: `
+Wait until this gateway has sealed a message, and make the slot that runs the one to start from.
+If no device has said anything by the end of the wait, keys and a sound uplink do. Otherwise exit
+with 1: the next start is of the slot before. The appliance runs this by itself.`,
+	}
+}
+
+func upgradeCommand() *command {
+	return &command{
+		name: "upgrade", args: "IMAGE [flags]", short: "on an appliance, write an image to the slot that does not run, and try it", run: runUpgrade,
+		long: `
+Verify the image's signature, which an operator of this fleet made (` + "`sealctl upgrade sign`" + `),
+write it to the slot that does not run, and have the next start try it, once. It stays if the
+gateway seals within two minutes; otherwise the slot that runs now is started again.`,
+	}
+}
+
+// signatureOf is where the signature of an image is, unless a flag says otherwise.
+func signatureOf(image string) string { return image + ".sig" }
+
+// maxSignature bounds what is read of a signature's file.
+const maxSignature = crypto.MaxChainBytes + 4<<10
+
+func runUpgradeSign(env cmdenv.Env, c *command, args []string) error {
+	var dir string
+	o := newOptions(c)
+	o.text(&dir, "i identity", "", "DIR", "identity directory of an operator")
+	if err := o.parse(env, args, 1, 1); err != nil {
+		return err
+	}
+	if dir == "" {
+		return usagef("-i DIR is missing: the identity directory of an operator")
+	}
+	id, _, _, err := member.LoadIdentity(dir)
+	if err != nil {
+		return err
+	}
+	if role := id.Member().Role; role != crypto.RoleOperator {
+		return fmt.Errorf("identity %s is a %s's; appliances believe an operator", dir, role)
+	}
+	image, err := os.Open(o.args[0])
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	r, err := slots.Measure(image)
+	if err != nil {
+		return fmt.Errorf("image %s: %w", o.args[0], err)
+	}
+	signed, err := id.Sign(r.Marshal(), slots.MessageType)
+	if err != nil {
+		return err
+	}
+	if err := member.WriteFile(signatureOf(o.args[0]), signed, 0o644); err != nil {
+		return err
+	}
+	fmt.Fprintln(env.Stdout, signatureOf(o.args[0]))
+	return nil
+}
+
+// appliance is where `sealctl upgrade` finds things; tests have others.
+type appliance struct {
+	cmdline, mounts string
+	loaderDir       string // the loader's partition is mounted here
+}
+
+var thisAppliance = appliance{"/proc/cmdline", "/proc/mounts", "/run/sealgate-loader"}
+
+func runUpgrade(env cmdenv.Env, c *command, args []string) error {
+	var conf, signature string
+	var restart bool
+	o := newOptions(c)
+	o.text(&conf, "config", config.DefaultPath, "FILE", "sealgate.toml of this gateway (default "+config.DefaultPath+")")
+	o.text(&signature, "signature", "", "FILE", "the image's signature (default: IMAGE.sig)")
+	o.yes(&restart, "restart", "restart at once to try it")
+	if err := o.parse(env, args, 1, 1); err != nil {
+		return err
+	}
+	if signature == "" {
+		signature = signatureOf(o.args[0])
+	}
+	a := thisAppliance
+	running, device, err := a.slots()
+	if err != nil {
+		return err
+	}
+	r, from, err := verifyImage(conf, signature)
+	if err != nil {
+		return err
+	}
+	target, err := running.Other().Partition(device)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(env.Stderr, "signed by %s %q; writing it to slot %s, %s\n", from.Role, from.Name, running.Other(), target)
+	// From here on until all of it is there, the loader must not be pointed at it, whatever an earlier upgrade left.
+	if err := a.tell(device, "try", ""); err != nil {
+		return err
+	}
+	if err := writeSlot(env, o.args[0], target, r); err != nil {
+		return err
+	}
+	if err := a.tell(device, "try", string(running.Other())); err != nil {
+		return err
+	}
+	fmt.Fprintf(env.Stderr, "slot %s is written; the next start tries it\n", running.Other())
+	if restart {
+		unix.Sync()
+		return unix.Kill(1, unix.SIGTERM)
+	}
+	return nil
+}
+
+// slots finds the slot that runs and its partition.
+func (a appliance) slots() (slots.Slot, string, error) {
+	cmdline, err := os.ReadFile(a.cmdline)
+	if err != nil {
+		return "", "", err
+	}
+	running, _, err := slots.Running(string(cmdline))
+	if err != nil {
+		return "", "", err
+	}
+	mounts, err := os.ReadFile(a.mounts)
+	if err != nil {
+		return "", "", err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 2 && f[1] == "/" && f[2] == "squashfs" {
+			return running, f[0], nil
+		}
+	}
+	return "", "", errors.New("the root of this machine is no squashfs: it is no appliance")
+}
+
+// verifyImage reads a signature, which must be by an operator of this gateway's fleet.
+func verifyImage(conf, file string) (slots.Release, crypto.Member, error) {
+	cfg, err := config.Load(conf)
+	if err != nil {
+		return slots.Release{}, crypto.Member{}, fmt.Errorf("%w: only what the fleet's operator signed is run", err)
+	}
+	_, trust, _, err := member.LoadIdentity(cfg.Identity)
+	if err != nil {
+		return slots.Release{}, crypto.Member{}, err
+	}
+	in, err := os.Open(file)
+	if err != nil {
+		return slots.Release{}, crypto.Member{}, fmt.Errorf("the image's signature: %w; an operator makes it with `sealctl upgrade sign`", err)
+	}
+	defer in.Close()
+	signed, err := io.ReadAll(io.LimitReader(in, maxSignature))
+	if err != nil {
+		return slots.Release{}, crypto.Member{}, err
+	}
+	payload, from, err := trust.VerifyPolicySigner(signed, slots.MessageType, time.Now())
+	if err != nil {
+		return slots.Release{}, crypto.Member{}, fmt.Errorf("the image's signature %s: %w; nothing was changed", file, err)
+	}
+	r, err := slots.ParseRelease(payload)
+	return r, from, err
+}
+
+// writeSlot writes the image and shows how far it is.
+func writeSlot(env cmdenv.Env, image, target string, r slots.Release) error {
+	in, err := os.Open(image)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if got, err := slots.Measure(in); err != nil || got != r {
+		return errors.Join(fmt.Errorf("%s is not what was signed; nothing was changed", image), err)
+	}
+	if _, err := in.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	out, err := os.OpenFile(target, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	shown := int64(-1)
+	err = slots.Write(out, in, r, func(done int64) {
+		if tenth := 10 * done / r.Size; tenth > shown {
+			shown = tenth
+			fmt.Fprintf(env.Stderr, "%d %%\n", 10*tenth)
+		}
+	})
+	return errors.Join(err, out.Close())
+}
+
+// tell sets values in the loader's file. It is one kilobyte in one place: a power cut leaves the old or the new.
+func (a appliance) tell(slot string, pairs ...string) (err error) {
+	if err := os.MkdirAll(a.loaderDir, 0o700); err != nil {
+		return err
+	}
+	if err := unix.Mount(slots.Loader(slot), a.loaderDir, "vfat", unix.MS_SYNCHRONOUS, ""); err != nil {
+		return fmt.Errorf("mount the loader's partition %s: %w", slots.Loader(slot), err)
+	}
+	defer func() { err = errors.Join(err, unix.Unmount(a.loaderDir, 0)) }()
+	f, err := os.OpenFile(filepath.Join(a.loaderDir, "sealgate", "state"), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	block, err := io.ReadAll(io.LimitReader(f, 4096))
+	if err != nil {
+		return err
+	}
+	if block, err = slots.Set(block, pairs...); err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(block, 0); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+func runUpgradeKeep(env cmdenv.Env, c *command, args []string) error {
+	var f statusFlags
+	wait := 2 * time.Minute
+	o := newOptions(c)
+	f.daemonFlags.register(o)
+	for _, n := range o.show("wait", "TIME", "how long the gateway has to seal (default 2m)") {
+		o.fs.DurationVar(&wait, n, wait, "")
+	}
+	if err := o.parse(env, args, 0, 0); err != nil {
+		return err
+	}
+	a := thisAppliance
+	running, device, err := a.slots()
+	if err != nil {
+		return err
+	}
+	cfg, err := config.Load(f.config)
+	if err != nil {
+		return err
+	}
+	f.addr = cfg.Metrics.Listen
+	ctx, cancel := context.WithTimeout(env.Ctx, wait)
+	defer cancel()
+	if err := f.awaitSealing(ctx); err != nil {
+		return fmt.Errorf("slot %s does not work, and is not kept: %w", running, err)
+	}
+	if err := a.tell(device, "good", string(running)); err != nil {
+		return err
+	}
+	fmt.Fprintf(env.Stderr, "slot %s works, and is kept\n", running)
+	return nil
+}
+
+// sealing is what of gatewayd's status tells whether it does its work.
+type sealing struct {
+	Ready   bool
+	Traffic struct {
+		Messages     map[string]map[string]uint64
+		UplinkErrors map[string]uint64 `json:"uplink_errors"`
+	}
+}
+
+// awaitSealing waits for a sealed message; at the end of ctx it is content with a gateway that could.
+func (f *statusFlags) awaitSealing(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for last := (sealing{}); ; {
+		var s sealing
+		if b, err := getStatus(ctx, f.addr); err == nil && json.Unmarshal(b, &s) == nil {
+			last = s
+		}
+		if last.Traffic.Messages["up"]["seal"] > 0 {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			if last.Ready && len(last.Traffic.UplinkErrors) == 0 {
+				return nil
+			}
+			return fmt.Errorf("no message was sealed; keys: %v, uplink errors: %v", last.Ready, last.Traffic.UplinkErrors)
+		}
+	}
+}
