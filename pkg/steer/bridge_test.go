@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"net"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"sealgate/test/lab"
 )
@@ -295,13 +298,28 @@ func (p *plant) awaitSteered() {
 	}
 }
 
-// What gatewayd tells a device in clear never leaves by the broker's side, whoever claims the device's address there.
+// What gatewayd tells a device in clear never leaves by the broker's side, whoever claims the device's addresses there:
+// the Ethernet address, or the IP address for an Ethernet address of its own. The classifier and the guard each see to it.
 func TestBridgeClaimedStation(t *testing.T) {
 	t.Parallel()
-	p := newBridgePlant(t, "")
+	for alone, without := range map[string]func(bridge iface) error{
+		"both": func(iface) error { return nil }, "classifier": func(iface) error { return removeBridgeGuard() },
+		"guard": func(bridge iface) error { return removeFilter(bridge, outgoing) },
+	} {
+		t.Run(alone, func(t *testing.T) { testClaimedStation(t, without) })
+	}
+}
+
+func testClaimedStation(t *testing.T, without func(bridge iface) error) {
+	p := newBridgePlant(t, AttachClsact)
+	p.Gateway.Sysctl(t, "net/ipv4/neigh/"+p.Bridge+"/locktime", "0") // believe the last one
 	p.setup()
 	p.start()
-	conn, _, err := p.dial(lab.BrokerIP4, steered, 5*time.Second)
+	p.in(func() error {
+		bridge, err := interfaceByName(p.Bridge)
+		return errors.Join(err, without(bridge))
+	})
+	conn, _, err := p.dial(lab.BrokerIP4, steered, 30*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -309,11 +327,36 @@ func TestBridgeClaimedStation(t *testing.T) {
 	everybody := net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 	claim := frame(eth(everybody, p.mac(p.Sensor, "eth0"), 0x0806), raw(make([]byte, 46)))
 	p.Uplink.Send(t, "eth0", claim)
-	conn.Write(lab.Marker("secret;", 40000)) // the daemon echoes it
+	go conn.Write(lab.Marker("secret;", 40000)) // the daemon echoes it; without the classifier the device may not hear it
 	p.Uplink.Send(t, "eth0", claim)
 	p.settle()
 	p.mustGreet(lab.BrokerIP4, other, "broker")
 	p.mustKeep()
+
+	thief, device := p.mac(p.Uplink, "eth0"), net.ParseIP(lab.SensorIP4).To4()
+	reply := slices.Concat([]byte{0, 1, 8, 0, 6, 4, 0, 2}, []byte(thief), []byte(device), []byte(p.mac(p.Gateway, p.Bridge)), []byte(net.ParseIP(lab.LANIP4).To4()), make([]byte, 18))
+	for deadline := time.Now().Add(60 * time.Second); !p.believes(device, thief); {
+		if time.Now().After(deadline) {
+			t.Fatal("the gateway does not believe who claims the device's address")
+		}
+		p.Uplink.Send(t, "eth0", frame(eth(p.mac(p.Gateway, p.Bridge), thief, 0x0806), raw(reply)))
+	}
+	go conn.Write(lab.Marker("secret;", 40000))
+	p.settle()
+	p.mustKeep()
+}
+
+// believes tells whether an address is the neighbour that it is said to be.
+func (p *plant) believes(addr net.IP, mac net.HardwareAddr) (yes bool) {
+	p.t.Helper()
+	p.in(func() error {
+		list, err := netlink.NeighList(0, netlink.FAMILY_V4)
+		for _, n := range list {
+			yes = yes || n.IP.Equal(addr) && bytes.Equal(n.HardwareAddr, mac)
+		}
+		return err
+	})
+	return yes
 }
 
 // Kinds of frame that the configuration allows cross, and others do not.
