@@ -175,7 +175,7 @@ func TestSettingsPage(t *testing.T) {
 	}
 	sections["main"]["enabled"], sections["main"]["fleet"] = "1", "plant"
 	sections["steer"]["lan"], sections["steer"]["ports"] = []string{"br-lan", "br-sensors"}, []string{"1883"}
-	sections["uplink"]["tls"] = "1"
+	sections["steer"]["mode"], sections["uplink"]["tls"] = "tc", "1"
 	sections["control"]["broker"] = []string{"mqtts://broker.example:8883"}
 	o := open(t, "settings", page{view: "sealgate/settings", uci: sections})
 	o.shows(t, "Switched on", "br-lan br-sensors", "mqtts://broker.example:8883", "CA certificate", "Save & Apply")

@@ -33,10 +33,16 @@ function control(map) {
 function steer(map) {
 	let s = map.section(form.NamedSection, 'steer', 'steer', _('Devices'), _('How the traffic of devices is taken up.'));
 	let o = s.option(form.ListValue, 'mode', _('Mode'));
-	o.value('tc', _('tc: on a routed gateway, in the kernel'));
+	o.value('tc', _('tc: routed or in a bridge, by the kernel\'s classifier'));
+	o.value('tproxy', _('tproxy: routed, by nftables'));
+	o.value('redirect', _('redirect: routed, by nftables, if nothing else will do'));
 	o.value('nfqueue', _('nfqueue: devices keep their own connection; no TLS'));
 	o.value('listen', _('listen: an ordinary proxy that devices dial'));
 	o.default = 'tc';
+	o = s.option(form.Value, 'bridge', _('Bridge'), _('Set: the interfaces below are ports of this bridge, and nothing crosses it but through the gateway.'));
+	o.placeholder = 'br-line';
+	o.datatype = 'maxlength(15)';
+	o.depends('mode', 'tc');
 	o = s.option(form.DynamicList, 'lan', _('Device side'), _('Network interfaces that devices are behind.'));
 	o.placeholder = 'br-lan';
 	o.datatype = 'maxlength(15)';
