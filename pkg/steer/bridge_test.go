@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -109,6 +110,12 @@ func TestBridgeSteers(t *testing.T) {
 	})
 }
 
+func needBridgeNetfilter(t *testing.T) {
+	t.Helper()
+	_, err := os.Stat("/proc/sys/net/bridge")
+	lab.Require(t, err == nil, "needs br_netfilter: modprobe br_netfilter")
+}
+
 // With and without the kernel's netfilter looking at what passes the bridge.
 func TestBridgeNetfilter(t *testing.T) {
 	t.Parallel()
@@ -116,6 +123,7 @@ func TestBridgeNetfilter(t *testing.T) {
 		t.Run(value, func(t *testing.T) {
 			t.Parallel()
 			p := newBridgePlant(t, "")
+			needBridgeNetfilter(t)
 			for _, knob := range []string{"iptables", "ip6tables", "arptables"} {
 				p.Gateway.Sysctl(t, "net/bridge/bridge-nf-call-"+knob, value)
 			}

@@ -145,6 +145,7 @@ func (p *plant) awaitRelay() {
 func TestSpoofRouted(t *testing.T) {
 	t.Parallel()
 	p := newSpoofPlant(t, "")
+	needBridgeNetfilter(t)
 	for _, knob := range []string{"iptables", "ip6tables"} {
 		p.Gateway.Sysctl(t, "net/bridge/bridge-nf-call-"+knob, "1")
 	}
