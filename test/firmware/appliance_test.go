@@ -132,9 +132,22 @@ func runAppliance(t *testing.T, k kind) {
 	m.cutPower()
 	s.startsIn(t, m, "A")
 
-	s.upgrade(t, m)
+	s.upgrade(t, m, "B", image(t))
 	s.startsIn(t, m, "B")
 	m.says(t, "slot B works, and is kept")
+	m.cutPower()
+	s.startsIn(t, m, "B")
+
+	// An image that is signed, and does not boot.
+	s.upgrade(t, m, "A", make([]byte, 1<<20))
+	m.on(t)
+	m.says(t, "Slot A cannot be started")
+	m.ends(t)
+	s.startsIn(t, m, "B")
+
+	// The power goes in the middle of writing.
+	s.fetch(t, m, image(t))
+	m.says(t, "30 %")
 	m.cutPower()
 	s.startsIn(t, m, "B")
 
@@ -155,24 +168,34 @@ func (s *site) startsIn(t *testing.T, m *machine, slot string) {
 	s.awaitSealed(t, m, before)
 }
 
-// upgrade has the machine fetch an image, write it, and restart; the emulator ends instead.
-func (s *site) upgrade(t *testing.T, m *machine) {
+func image(t *testing.T) []byte {
 	t.Helper()
-	dir := t.TempDir()
-	image := filepath.Join(dir, "slot")
 	b, err := os.ReadFile(os.Getenv("SEALGATE_IMAGE") + ".slot")
-	if err == nil {
-		err = os.WriteFile(image, b, 0o644)
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	lab.MustRun(t, lab.Within(t, patience), lab.Cmd{Path: s.programs.Sealctl, Args: []string{"upgrade", "sign", image, "-i", s.fleet.Identity("ops")}})
-	server := lab.Start(t, lab.Cmd{NS: s.uplink, Path: "busybox", Args: []string{"httpd", "-f", "-p", "8000", "-h", dir}})
-	defer server.Kill()
-	m.types(t, "cd /data && wget -q http://"+brokerIP+":8000/slot http://"+brokerIP+":8000/slot.sig; sealctl upgrade slot --restart")
-	m.says(t, "slot B is written")
-	if _, err := m.proc.Wait(lab.Within(t, patience)); err != nil {
+	return b
+}
+
+// upgrade has the machine write an image to a slot and restart.
+func (s *site) upgrade(t *testing.T, m *machine, slot string, image []byte) {
+	t.Helper()
+	s.fetch(t, m, image)
+	m.says(t, "slot "+slot+" is written")
+	m.ends(t)
+}
+
+// fetch has the machine fetch an image that the operator signed, and begin an upgrade.
+func (s *site) fetch(t *testing.T, m *machine, image []byte) {
+	t.Helper()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "slot")
+	if err := os.WriteFile(file, image, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	lab.MustRun(t, lab.Within(t, patience), lab.Cmd{Path: s.programs.Sealctl, Args: []string{"upgrade", "sign", file, "-i", s.fleet.Identity("ops")}})
+	server := lab.Start(t, lab.Cmd{NS: s.uplink, Path: "busybox", Args: []string{"httpd", "-f", "-p", "8000", "-h", dir}})
+	defer server.Kill()
+	m.types(t, "cd /data && rm -f slot* && wget -q http://"+brokerIP+":8000/slot http://"+brokerIP+":8000/slot.sig; sealctl upgrade slot --restart")
+	m.says(t, "writing it to slot")
 }

@@ -82,6 +82,14 @@ func (m *machine) on(t *testing.T) {
 // cutPower ends the machine as a power cut does.
 func (m *machine) cutPower() { m.proc.Kill() }
 
+// ends waits until the machine restarts: the emulator ends instead.
+func (m *machine) ends(t *testing.T) {
+	t.Helper()
+	if _, err := m.proc.Wait(lab.Within(t, patience)); err != nil {
+		t.Fatalf("the machine does not restart: %v; the console said\n%s", err, strings.Join(m.proc.Stdout(), "\n"))
+	}
+}
+
 // says waits until the console has shown a text.
 func (m *machine) says(t *testing.T, text string) {
 	t.Helper()
