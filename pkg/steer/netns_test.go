@@ -312,9 +312,7 @@ func TestBridgePort(t *testing.T) {
 		if lab.HasLine(d.Stderr(), "br_netfilter") {
 			t.Errorf("a warning before there was a reason: %q", d.Stderr())
 		}
-		if d = p.start(); !lab.HasLine(d.Stderr(), "br_netfilter") {
-			t.Errorf("no warning of br_netfilter: %q", d.Stderr())
-		}
+		p.warns(p.start(), "br_netfilter")
 	})
 }
 
@@ -413,6 +411,7 @@ func TestOwnAddress(t *testing.T) {
 		if c := p.counters(d); c.Refused < 4 {
 			t.Errorf("counters %+v", c)
 		}
+		p.warns(d, "uplink.broker")
 		if n := strings.Count(strings.Join(d.Stderr(), "\n"), "uplink.broker"); n != 1 {
 			t.Errorf("%d warnings; want 1: %q", n, d.Stderr())
 		}

@@ -105,6 +105,15 @@ func (p *plant) says(d *lab.Proc, text string) error {
 	return d.Await(lab.Within(p.t, 30*time.Second), func(out, _ []string) bool { return lab.HasLine(out, text) })
 }
 
+// warns waits for a line on a daemon's standard error.
+func (p *plant) warns(d *lab.Proc, text string) {
+	p.t.Helper()
+	err := d.Await(lab.Within(p.t, 60*time.Second), func(_, errs []string) bool { return lab.HasLine(errs, text) })
+	if err != nil {
+		p.t.Fatalf("the daemon does not say %q: %q", text, d.Stderr())
+	}
+}
+
 func (p *plant) launch(env ...string) *lab.Proc {
 	p.t.Helper()
 	o, err := json.Marshal(p.options)
