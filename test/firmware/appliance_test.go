@@ -43,10 +43,10 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-// open makes the two cables, and what is at their ends: a broker with TLS, a DHCP server, a subscriber, and a device that publishes all the time.
-func (s *site) open(t *testing.T) (lan, up *os.File) {
+// open makes the cable to the uplink, and gives the devices their address; and what is at the ends: a broker with TLS, a DHCP server, a subscriber, and a device that publishes all the time.
+func (s *site) open(t *testing.T) (up wire) {
 	t.Helper()
-	lan, up = s.sensor.NewTap(t, "lan"), s.uplink.NewTap(t, "up")
+	up = cable(t, s.uplink, "up")
 	s.sensor.AddAddr(t, "lan", deviceIP+"/24")
 	s.uplink.AddAddr(t, "up", brokerIP+"/24")
 	s.wire = lab.NewCapture(t, s.uplink, "up")
@@ -55,7 +55,7 @@ func (s *site) open(t *testing.T) (lan, up *os.File) {
 	s.reader = lab.Start(t, s.sealctl("sub", "-i", s.fleet.Identity("sub1"), "-t", "plant/#", "--json"))
 	lab.Start(t, lab.Cmd{NS: s.sensor, Path: "/bin/sh", Args: []string{"-c", fmt.Sprintf(
 		"n=0; while n=$((n+1)); do timeout 5 mosquitto_pub -h %s -t plant/$n -q 1 -m '%s' 2>/dev/null; sleep 0.2; done", brokerIP, bytes.Repeat(s.marker, 4))}})
-	return lan, up
+	return up
 }
 
 // sealctl is the operator's tool beside the broker.
@@ -120,8 +120,8 @@ func (s *site) enrol(t *testing.T, m *machine) {
 func runAppliance(t *testing.T, k kind) {
 	lab.NeedRoot(t)
 	s := newSite(t)
-	lan, up := s.open(t)
-	m := newMachine(t, k, lan, up)
+	lan := cable(t, s.sensor, "lan")
+	m := newMachine(t, k, lan, s.open(t))
 	m.on(t)
 	s.enrol(t, m)
 	s.awaitSealed(t, m, 0)
@@ -151,6 +151,12 @@ func runAppliance(t *testing.T, k kind) {
 	m.cutPower()
 	s.startsIn(t, m, "B")
 
+	s.judge(t)
+}
+
+// judge looks for what devices said on the broker's side.
+func (s *site) judge(t *testing.T) {
+	t.Helper()
 	if s.wire.Contains(s.marker) {
 		t.Errorf("what a device said crossed in clear: %q", s.wire.Find(s.marker)[0])
 	}

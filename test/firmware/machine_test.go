@@ -1,6 +1,7 @@
 package firmware
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -20,7 +21,7 @@ const patience = 150 * time.Second
 type machine struct {
 	kind  kind
 	disk  string
-	taps  []*os.File
+	wires []wire
 	proc  *lab.Proc
 	since time.Time // when it was switched on
 }
@@ -40,8 +41,20 @@ func kinds() []kind {
 	}
 }
 
+// wire is the end of a cable that goes into the machine.
+type wire struct {
+	netdev string // QEMU's words for it, with a place for its name and one for the descriptor
+	file   *os.File
+}
+
+// cable is a wire to an interface in a namespace.
+func cable(t *testing.T, ns *lab.Namespace, name string) wire {
+	t.Helper()
+	return wire{"tap,id=%s,fd=%s", ns.NewTap(t, name)}
+}
+
 // newMachine copies the image to a disk of its own.
-func newMachine(t *testing.T, k kind, taps ...*os.File) *machine {
+func newMachine(t *testing.T, k kind, wires ...wire) *machine {
 	t.Helper()
 	image := os.Getenv("SEALGATE_IMAGE")
 	if image == "" {
@@ -49,7 +62,7 @@ func newMachine(t *testing.T, k kind, taps ...*os.File) *machine {
 	}
 	_, err := exec.LookPath(k.program)
 	lab.Require(t, err == nil, "needs "+k.program)
-	m := &machine{kind: k, disk: filepath.Join(t.TempDir(), "disk"), taps: taps}
+	m := &machine{kind: k, disk: filepath.Join(t.TempDir(), "disk"), wires: wires}
 	in, err := os.Open(image)
 	if err != nil {
 		t.Fatal(err)
@@ -71,12 +84,14 @@ func (m *machine) on(t *testing.T) {
 	t.Helper()
 	args := append([]string{"-accel", "tcg", "-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot",
 		"-drive", "file=" + m.disk + ",format=raw,if=virtio,cache=unsafe"}, m.kind.args...)
-	for i := range m.taps {
+	var files []*os.File
+	for i, w := range m.wires {
 		fd := string(rune('3' + i))
-		args = append(args, "-netdev", "tap,id=n"+fd+",fd="+fd, "-device", "virtio-net-pci,netdev=n"+fd+",mac=52:54:00:5e:a1:0"+fd)
+		args = append(args, "-netdev", fmt.Sprintf(w.netdev, "n"+fd, fd), "-device", "virtio-net-pci,netdev=n"+fd+",mac=52:54:00:5e:a1:0"+fd)
+		files = append(files, w.file)
 	}
 	m.since = time.Now()
-	m.proc = lab.Start(t, lab.Cmd{Path: m.kind.program, Args: args, Stdin: true, Files: m.taps})
+	m.proc = lab.Start(t, lab.Cmd{Path: m.kind.program, Args: args, Stdin: true, Files: files})
 }
 
 // cutPower ends the machine as a power cut does.

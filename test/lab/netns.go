@@ -188,6 +188,9 @@ func Veth(t T, a *Namespace, nameA string, b *Namespace, nameB string) {
 	b.up(t, nameB)
 }
 
+// TapHeader is the length of what stands before each frame at a tap's descriptor, struct virtio_net_hdr.
+const TapHeader = 10
+
 // NewTap makes a tap interface, up, whose other end is the descriptor: a virtual machine's, through Cmd.Files. It goes with the descriptor.
 func (ns *Namespace) NewTap(t T, name string) *os.File {
 	t.Helper()
