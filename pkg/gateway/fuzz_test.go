@@ -104,17 +104,22 @@ func carry(t *testing.T, state *State, device, broker []byte, step byte) (g *Gat
 		c.down.end()
 	}
 	c.up.end()
-	if left := g.memory.left.Load() + int64(tables(c)); left != DefaultMaxBuffered {
+	if left := g.memory.left.Load() + int64(kept(g, c)); left != DefaultMaxBuffered {
 		t.Errorf("%d bytes of the buffer budget are lost", DefaultMaxBuffered-left)
 	}
 	return g, c, upl.b, dev.b
 }
 
-func tables(c *conn) int {
+// kept is what a session is charged for when its connection has ended: its tables in any case, its streams while it waits for its client.
+func kept(g *Gateway, c *conn) int {
 	if c.sess == nil {
 		return 0
 	}
-	return c.sess.sent.size + c.sess.due.size
+	n := c.sess.sent.size + c.sess.due.size + c.sess.subs.bytes
+	if g.store.len() > 0 {
+		n += c.sess.seals.bytes + c.sess.opens.bytes + len(c.sess.opens.floors)*floorCost
+	}
+	return n
 }
 
 type seed struct {
