@@ -1,11 +1,15 @@
 package steer
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // table is devices without a kernel, on a clock that the test moves.
@@ -160,5 +164,34 @@ func TestDeviceRules(t *testing.T) {
 	}
 	if got := fmt.Sprint(MAC{2, 0, 0, 0, 0, 0xff}); got != "02:00:00:00:00:ff" {
 		t.Error(got)
+	}
+}
+
+// A refused connection is reset, whatever it is wrapped in: its device is told at once, and nothing waits for it.
+func TestReset(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for name, wrap := range map[string]func(*net.TCPConn) net.Conn{
+		"steered": func(c *net.TCPConn) net.Conn { return c },
+		"redirected": func(c *net.TCPConn) net.Conn {
+			return &redirected{c, net.TCPAddrFromAddrPort(netip.MustParseAddrPort("10.0.0.1:1883"))}
+		},
+	} {
+		device, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer device.Close()
+		conn, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		reset(wrap(conn.(*net.TCPConn)))
+		if _, err := device.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("%s: the device reads %v; want a reset", name, err)
+		}
 	}
 }

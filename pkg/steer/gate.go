@@ -55,7 +55,7 @@ func (g *gate) Accept() (net.Conn, error) {
 // reset ends a connection without a word more.
 func reset(conn net.Conn) {
 	switch c := conn.(type) {
-	case *net.TCPConn:
+	case interface{ SetLinger(int) error }:
 		_ = c.SetLinger(0)
 	case interface{ Abort() error }: // in passing: the broker's end too
 		_ = c.Abort()

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -87,7 +86,7 @@ type acceptor struct {
 	log      *slog.Logger
 	own      atomic.Pointer[map[netip.Addr]bool] // set by the watcher
 	refused  atomic.Uint64
-	warned   atomic.Int64 // Unix second of the last warning
+	warned   seldom
 }
 
 func newAcceptor(l *net.TCPListener, o Options, log *slog.Logger) *acceptor {
@@ -109,9 +108,10 @@ func (a *acceptor) Accept() (net.Conn, error) {
 			return accepted, nil
 		}
 		a.refused.Add(1)
-		a.warn(accepted, reason)
-		conn.SetLinger(0)
-		conn.Close()
+		if a.warned.now() {
+			a.log.Warn("connection refused", "from", accepted.RemoteAddr().String(), "to", accepted.LocalAddr().String(), "reason", reason)
+		}
+		reset(conn)
 	}
 }
 
@@ -138,16 +138,6 @@ func (a *acceptor) refuse(dst netip.AddrPort) string {
 		return "it was sent to the gateway's own address: set uplink.broker to serve such devices, or have them dial the broker"
 	}
 	return ""
-}
-
-// warn logs at most one refusal a minute.
-func (a *acceptor) warn(conn net.Conn, reason string) {
-	now := time.Now().Unix()
-	last := a.warned.Load()
-	if now-last < 60 || !a.warned.CompareAndSwap(last, now) {
-		return
-	}
-	a.log.Warn("connection refused", "from", conn.RemoteAddr().String(), "to", conn.LocalAddr().String(), "reason", reason)
 }
 
 // refreshOwn reads the gateway's own addresses.
