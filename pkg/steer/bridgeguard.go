@@ -3,11 +3,8 @@ package steer
 import (
 	"errors"
 	"fmt"
-	"os"
-	"slices"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
@@ -48,25 +45,13 @@ func installBridgeGuard(o Options) error {
 		return guardError("install the guard of the bridge", err)
 	}
 	t := bridgeGuardTable()
-	c.AddTable(t) // so that deleting it cannot fail
-	c.DelTable(t)
-	c.AddTable(t)
-	set := &nftables.Set{Table: t, ID: 1, Name: guardPortSet, KeyType: nftables.TypeInetService}
-	var elements []nftables.SetElement
-	for _, p := range sortedPorts(o.Ports) {
-		elements = append(elements, nftables.SetElement{Key: binaryutil.BigEndian.PutUint16(p)})
-	}
-	if err := c.AddSet(set, elements); err != nil {
+	set, err := replaceTable(c, t, o.Ports)
+	if err != nil {
 		return guardError("install the guard of the bridge", err)
 	}
 	chain := func(name string, hook *nftables.ChainHook) func(...[]expr.Any) {
-		chain := c.AddChain(&nftables.Chain{
-			Name: name, Table: t, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityRef(bridgePriority),
-		})
-		return func(parts ...[]expr.Any) {
-			parts = append(parts, []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop}})
-			c.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: slices.Concat(parts...)})
-		}
+		chain := addChain(c, t, name, nftables.ChainTypeFilter, hook, bridgePriority)
+		return func(parts ...[]expr.Any) { appendRule(c, chain, append(parts, drop())...) }
 	}
 	forward := chain(bridgeForward, nftables.ChainHookForward)
 	for _, name := range o.sides() {
@@ -82,13 +67,8 @@ func installBridgeGuard(o Options) error {
 
 // removeBridgeGuard deletes the table; a table that is not there is no error, nor a kernel that cannot have one.
 func removeBridgeGuard() error {
-	c, err := nftables.New()
-	if err != nil {
-		return guardError("remove the guard of the bridge", err)
-	}
-	c.AddTable(bridgeGuardTable())
-	c.DelTable(bridgeGuardTable())
-	if err = c.Flush(); noBridgeFamily(err) {
+	err := removeTable(bridgeGuardTable())
+	if noBridgeFamily(err) {
 		return nil
 	}
 	return guardError("remove the guard of the bridge", err)
@@ -113,18 +93,11 @@ func checkBridgeGuard(o Options) error {
 		return guardError("read the guard of the bridge", err)
 	}
 	for name, want := range map[string]int{bridgeForward: 2 * len(o.sides()), bridgeOutput: len(o.Uplink)} {
-		chain, err := c.ListChain(bridgeGuardTable(), name)
-		if errors.Is(err, os.ErrNotExist) || noBridgeFamily(err) {
-			return missing
-		}
-		if err != nil {
+		chain, rules, err := readChain(c, bridgeGuardTable(), name)
+		if err != nil && !noBridgeFamily(err) {
 			return guardError("read the guard of the bridge", err)
 		}
-		rules, err := c.GetRules(bridgeGuardTable(), chain)
-		if err != nil {
-			return guardError("read the guard of the bridge", err)
-		}
-		if len(rules) != want {
+		if chain == nil || len(rules) != want {
 			return missing
 		}
 	}

@@ -52,10 +52,8 @@ func Forget(o Options) (n int, err error) {
 	flows, err := trackedFlows(func(f *flow) bool {
 		return f.protocol == unix.IPPROTO_TCP && slices.Contains(o.Ports, f.dst.Port()) && !f.endsHere(own)
 	})
-	for _, f := range flows {
-		if err == nil {
-			err = f.forget()
-		}
+	if err == nil {
+		err = forgetAll(flows)
 	}
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
 		err = fmt.Errorf("%w: this kernel lacks CONFIG_NF_CT_NETLINK (OpenWrt: kmod-nf-conntrack-netlink)", err)
@@ -183,25 +181,30 @@ func cloneAttributes(list []netlink.Attribute) []netlink.Attribute {
 	return list
 }
 
-// forget deletes exactly this flow; one that is gone is no error.
-func (f *flow) forget() error {
-	b, err := netlink.MarshalAttributes(f.name)
-	if err != nil {
-		return err
+// forgetAll deletes exactly these flows; one that is gone is no error.
+func forgetAll(flows []*flow) error {
+	if len(flows) == 0 {
+		return nil
 	}
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return plainError(err)
 	}
 	defer c.Close()
-	_, err = c.Execute(netlink.Message{
-		Header: netlink.Header{Type: ctDelete, Flags: netlink.Request | netlink.Acknowledge},
-		Data:   append([]byte{f.family, 0, 0, 0}, b...),
-	})
-	if err = plainError(err); errors.Is(err, unix.ENOENT) {
-		return nil
+	for _, f := range flows {
+		b, err := netlink.MarshalAttributes(f.name)
+		if err != nil {
+			return err
+		}
+		_, err = c.Execute(netlink.Message{
+			Header: netlink.Header{Type: ctDelete, Flags: netlink.Request | netlink.Acknowledge},
+			Data:   append([]byte{f.family, 0, 0, 0}, b...),
+		})
+		if err = plainError(err); err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // ownAddresses are the gateway's.

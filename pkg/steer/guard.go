@@ -70,7 +70,8 @@ func (g *guard) write() error {
 	if err != nil {
 		return err
 	}
-	t, set, err := replaceTable(c, tableName, g.ports)
+	t := inetTable(tableName)
+	set, err := replaceTable(c, t, g.ports)
 	if err != nil {
 		return err
 	}
@@ -90,8 +91,7 @@ func (g *guard) write() error {
 }
 
 // replaceTable begins a transaction that puts a new table, with a set of ports, in the place of an old one.
-func replaceTable(c *nftables.Conn, name string, ports []uint16) (*nftables.Table, *nftables.Set, error) {
-	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: name}
+func replaceTable(c *nftables.Conn, t *nftables.Table, ports []uint16) (*nftables.Set, error) {
 	c.AddTable(t) // so that deleting it cannot fail
 	c.DelTable(t)
 	c.AddTable(t)
@@ -101,7 +101,11 @@ func replaceTable(c *nftables.Conn, name string, ports []uint16) (*nftables.Tabl
 	for _, p := range sortedPorts(ports) {
 		elements = append(elements, nftables.SetElement{Key: binaryutil.BigEndian.PutUint16(p)})
 	}
-	return t, set, c.AddSet(set, elements)
+	return set, c.AddSet(set, elements)
+}
+
+func inetTable(name string) *nftables.Table {
+	return &nftables.Table{Family: nftables.TableFamilyINet, Name: name}
 }
 
 func addChain(c *nftables.Conn, t *nftables.Table, name string, typ nftables.ChainType, hook *nftables.ChainHook, priority nftables.ChainPriority) *nftables.Chain {
@@ -169,18 +173,30 @@ func isIPv6Fragment() []expr.Any {
 	}
 }
 
-func removeGuard() error { return guardError("remove the guard", removeTable(tableName)) }
+func removeGuard() error { return guardError("remove the guard", removeTable(inetTable(tableName))) }
 
 // removeTable deletes a table; one that is not there is no error.
-func removeTable(name string) error {
+func removeTable(t *nftables.Table) error {
 	c, err := nftables.New()
 	if err != nil {
 		return err
 	}
-	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: name}
 	c.AddTable(t)
 	c.DelTable(t)
 	return c.Flush()
+}
+
+// readChain returns a chain and its rules; nil if it is not there.
+func readChain(c *nftables.Conn, t *nftables.Table, name string) (*nftables.Chain, []*nftables.Rule, error) {
+	chain, err := c.ListChain(t, name)
+	if isAbsent(err) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	rules, err := c.GetRules(t, chain)
+	return chain, rules, err
 }
 
 // Guarded tells whether a guard stands for the ports of o. Nothing to them has been forwarded since it was installed.
@@ -193,19 +209,12 @@ func checkGuard(ports []uint16) error {
 	if err != nil {
 		return guardError("read the guard", err)
 	}
-	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
-	chain, err := c.ListChain(t, guardChain)
-	if isAbsent(err) {
-		return missing
-	}
+	t := inetTable(tableName)
+	chain, rules, err := readChain(c, t, guardChain)
 	if err != nil {
 		return guardError("read the guard", err)
 	}
-	rules, err := c.GetRules(t, chain)
-	if err != nil {
-		return guardError("read the guard", err)
-	}
-	if chain.Hooknum == nil || *chain.Hooknum != *nftables.ChainHookForward || len(rules) == 0 {
+	if chain == nil || chain.Hooknum == nil || *chain.Hooknum != *nftables.ChainHookForward || len(rules) == 0 {
 		return missing
 	}
 	elements, err := c.GetSetElements(&nftables.Set{Table: t, Name: guardPortSet})

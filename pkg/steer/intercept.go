@@ -68,7 +68,8 @@ func (i *interception) install() error {
 	if err != nil {
 		return i.explain(err)
 	}
-	t, ports, err := replaceTable(c, steerTable, i.ports)
+	t := inetTable(steerTable)
+	ports, err := replaceTable(c, t, i.ports)
 	if err != nil {
 		return i.explain(err)
 	}
@@ -127,7 +128,7 @@ func (i *interception) explain(err error) error {
 }
 
 func removeInterception() error {
-	return guardError("remove table inet "+steerTable, removeTable(steerTable))
+	return guardError("remove table inet "+steerTable, removeTable(inetTable(steerTable)))
 }
 
 // isSteered continues if a packet comes from a LAN interface and goes to one of the ports.

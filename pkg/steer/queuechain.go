@@ -70,17 +70,12 @@ func checkQueue(lan []string) error {
 	if err != nil {
 		return guardError("read the guard", err)
 	}
-	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
-	chain, err := c.ListChain(t, queueChain)
-	if isAbsent(err) {
+	chain, rules, err := readChain(c, inetTable(tableName), queueChain)
+	if err != nil {
+		return guardError("read the guard", err)
+	}
+	if chain == nil {
 		return fmt.Errorf("nftables has no chain %s in table inet %s", queueChain, tableName)
-	}
-	if err != nil {
-		return guardError("read the guard", err)
-	}
-	rules, err := c.GetRules(t, chain)
-	if err != nil {
-		return guardError("read the guard", err)
 	}
 	const ways = 2
 	if len(rules) != ways*len(lan) {
