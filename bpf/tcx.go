@@ -63,12 +63,25 @@ func call(command uintptr, attributes unsafe.Pointer, size uintptr) (int, error)
 	}
 }
 
+// callWithPath makes a call about an object on a BPF file system.
+func callWithPath(command uintptr, pin string, fd uint32) (int, error) {
+	path, err := unix.BytePtrFromString(pin)
+	if err != nil {
+		return 0, err
+	}
+	var held runtime.Pinner
+	defer held.Unpin()
+	held.Pin(path)
+	a := objectPath{path: uint64(uintptr(unsafe.Pointer(path))), fd: fd}
+	return call(command, unsafe.Pointer(&a), unsafe.Sizeof(a))
+}
+
 // HaveTCX asks the kernel for the TCX programs of an interface. The error is ErrNotSupported where there is no TCX.
 func HaveTCX(ifindex int) error {
 	a := programQuery{target: uint32(ifindex), attachType: unix.BPF_TCX_INGRESS}
 	_, err := call(unix.BPF_PROG_QUERY, unsafe.Pointer(&a), unsafe.Sizeof(a))
 	if errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("kernel 6.6 or newer is needed: %w", ebpf.ErrNotSupported)
+		return ebpf.ErrNotSupported
 	}
 	return err
 }
@@ -86,15 +99,7 @@ func AttachTCX(p *ebpf.Program, ifindex int, at uint32) (*TCX, error) {
 
 // OpenTCX opens a pinned link. The error wraps fs.ErrNotExist if there is none.
 func OpenTCX(pin string) (*TCX, error) {
-	path, err := unix.BytePtrFromString(pin)
-	if err != nil {
-		return nil, err
-	}
-	var held runtime.Pinner
-	defer held.Unpin()
-	held.Pin(path)
-	a := objectPath{path: uint64(uintptr(unsafe.Pointer(path)))}
-	fd, err := call(unix.BPF_OBJ_GET, unsafe.Pointer(&a), unsafe.Sizeof(a))
+	fd, err := callWithPath(unix.BPF_OBJ_GET, pin, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -125,15 +130,7 @@ func (l *TCX) Update(p *ebpf.Program) error {
 
 // Pin makes the link stay after the process, under a name on a BPF file system. Removing the file unpins it.
 func (l *TCX) Pin(pin string) error {
-	path, err := unix.BytePtrFromString(pin)
-	if err != nil {
-		return err
-	}
-	var held runtime.Pinner
-	defer held.Unpin()
-	held.Pin(path)
-	a := objectPath{path: uint64(uintptr(unsafe.Pointer(path))), fd: uint32(l.file.Fd())}
-	_, err = call(unix.BPF_OBJ_PIN, unsafe.Pointer(&a), unsafe.Sizeof(a))
+	_, err := callWithPath(unix.BPF_OBJ_PIN, pin, uint32(l.file.Fd()))
 	return err
 }
 
