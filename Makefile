@@ -54,7 +54,7 @@ MAX_FLASH   := 3200000
 
 .PHONY: dist
 dist: ## the three programs in one file `sealgate` for five architectures, into dist/, and hold its size in flash
-	@GO='$(GO)' LDFLAGS='$(LDFLAGS)' COLD='$(COLD)' MAX_FLASH=$(MAX_FLASH) firmware-image/dist.sh dist $(PLATFORMS)
+	@GO='$(GO)' LDFLAGS='$(LDFLAGS)' FLAGS='$(COLD:%=-gcflags=%=-l)' MAX_FLASH=$(MAX_FLASH) firmware-image/dist.sh dist $(PLATFORMS)
 
 .PHONY: ipk
 ipk: dist ## packages for OpenWrt's opkg, of every architecture, into dist/openwrt/

@@ -3,14 +3,12 @@
 #
 #	dist.sh OUT PLATFORM...        e.g. dist.sh dist linux/mipsle linux/arm64
 #
-# GO is the go command, LDFLAGS the linker's flags, COLD the packages that go without inlining, MAX_FLASH the budget in bytes of what flash holds:
+# GO is the go command, LDFLAGS the linker's flags, FLAGS those of the compiler, MAX_FLASH the budget in bytes of what flash holds:
 # a squashfs of the binary, with xz, as OpenWrt makes it. Needs mksquashfs for linux/mipsle; without it the size is not held, but in CI.
 set -eu
 out=$1
 shift
 mkdir -p "$out"
-cold=
-for package in $COLD; do cold="$cold -gcflags=$package=-l"; done
 
 flash() { # flash FILE: prints its size in a squashfs
 	tmp=$(mktemp -d)
@@ -23,7 +21,7 @@ flash() { # flash FILE: prints its size in a squashfs
 for platform in "$@"; do
 	file=$out/sealgate-$(echo "$platform" | tr / -)
 	# shellcheck disable=SC2086 # lists of words
-	GOOS=${platform%/*} GOARCH=${platform#*/} GOARM=7 GOMIPS=softfloat CGO_ENABLED=0 $GO build -trimpath -ldflags "$LDFLAGS" $cold -o "$file" ./cmd/sealgate
+	GOOS=${platform%/*} GOARCH=${platform#*/} GOARM=7 GOMIPS=softfloat CGO_ENABLED=0 $GO build -trimpath -ldflags "$LDFLAGS" $FLAGS -o "$file" ./cmd/sealgate
 	if command -v mksquashfs >/dev/null 2>&1; then
 		size=$(flash "$file")
 		printf '%-13s %9d bytes, %8d in flash\n' "$platform" "$(wc -c <"$file")" "$size"

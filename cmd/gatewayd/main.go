@@ -4,12 +4,6 @@ package main
 import (
 	"sealgate/cmd/gatewayd/daemon"
 	"sealgate/cmd/internal/cmdenv"
-	"sealgate/pkg/confine"
 )
 
-func main() {
-	cmdenv.Exec(func(env cmdenv.Env) int {
-		env.Confine = confine.Process
-		return daemon.Main(env)
-	})
-}
+func main() { cmdenv.Exec(cmdenv.Confined(daemon.Main)) }

@@ -10,7 +10,6 @@ import (
 	gatewayd "sealgate/cmd/gatewayd/daemon"
 	"sealgate/cmd/internal/cmdenv"
 	"sealgate/cmd/sealctl/cli"
-	"sealgate/pkg/confine"
 )
 
 const usage = `usage: sealgate gatewayd|controld|sealctl ARGUMENTS...
@@ -49,19 +48,11 @@ func run(name string, env cmdenv.Env) int {
 func program(name string) func(cmdenv.Env) int {
 	switch name {
 	case "gatewayd":
-		return confined(gatewayd.Main)
+		return cmdenv.Confined(gatewayd.Main)
 	case "controld":
-		return confined(controld.Main)
+		return cmdenv.Confined(controld.Main)
 	case "sealctl":
 		return cli.Main
 	}
 	return nil
-}
-
-// confined lets a daemon give up what this process may do: it has no other work.
-func confined(main func(cmdenv.Env) int) func(cmdenv.Env) int {
-	return func(env cmdenv.Env) int {
-		env.Confine = confine.Process
-		return main(env)
-	}
 }

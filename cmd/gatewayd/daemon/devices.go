@@ -150,24 +150,3 @@ func (d *daemon) writeDevices(w io.Writer) {
 		}
 	}
 }
-
-// writeDropped writes what mode nfqueue did not carry.
-func (d *daemon) writeDropped(w io.Writer) {
-	s := d.steering.Load()
-	if s == nil {
-		return
-	}
-	dropped, ok := s.Dropped()
-	if !ok {
-		return
-	}
-	for _, v := range []struct {
-		reason string
-		n      uint64
-	}{
-		{"stranger", dropped.Strangers}, {"malformed", dropped.Malformed}, {"damaged", dropped.Damaged},
-		{"full", dropped.Full}, {"unread", dropped.Unread}, {"unsent", dropped.Unsent},
-	} {
-		fmt.Fprintf(w, "sealgate_queue_dropped_total{reason=%q} %d\n", v.reason, v.n)
-	}
-}

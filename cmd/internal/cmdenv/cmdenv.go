@@ -53,6 +53,14 @@ func Exec(main func(Env) int) {
 	}))
 }
 
+// Confined is main for a process that has no other work: it may give up what the process may do.
+func Confined(main func(Env) int) func(Env) int {
+	return func(env Env) int {
+		env.Confine = confine.Process
+		return main(env)
+	}
+}
+
 // Run runs main and returns its exit code. A panic becomes one line and [Failed]; with
 // SEALGATE_DEBUG=1 in the environment the stack is printed too. Panics of other goroutines
 // cannot be caught here: those use [Env.Recover].

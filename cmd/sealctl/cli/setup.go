@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"sealgate/cmd/internal/cmdenv"
@@ -262,7 +261,7 @@ func (w *wizard) conf() []byte {
 	if _, err := user.Lookup("sealgate"); err == nil {
 		b.WriteString("user     = \"sealgate\"\n")
 	}
-	fmt.Fprintf(&b, "\n[steer]\nmode   = \"tc\"\nlan    = [%s]\nuplink = [%s]\n", strconv.Quote(w.lan), strconv.Quote(w.up))
+	fmt.Fprintf(&b, "\n[steer]\nmode   = \"tc\"\nlan    = [%q]\nuplink = [%q]\n", w.lan, w.up)
 	if w.bridge != "" {
 		fmt.Fprintf(&b, "bridge = %q\n", w.bridge)
 	}

@@ -92,13 +92,8 @@ func runUpgradeSign(env cmdenv.Env, c *command, args []string) error {
 	return nil
 }
 
-// appliance is where `sealctl upgrade` finds things; tests have others.
-type appliance struct {
-	cmdline, mounts string
-	loaderDir       string // the loader's partition is mounted here
-}
-
-var thisAppliance = appliance{"/proc/cmdline", "/proc/mounts", "/run/sealgate-loader"}
+// loaderDir is where the loader's partition is mounted while it is changed.
+const loaderDir = "/run/sealgate-loader"
 
 func runUpgrade(env cmdenv.Env, c *command, args []string) error {
 	var conf, signature string
@@ -113,8 +108,7 @@ func runUpgrade(env cmdenv.Env, c *command, args []string) error {
 	if signature == "" {
 		signature = signatureOf(o.args[0])
 	}
-	a := thisAppliance
-	running, device, err := a.slots()
+	running, device, err := runningSlot()
 	if err != nil {
 		return err
 	}
@@ -128,13 +122,13 @@ func runUpgrade(env cmdenv.Env, c *command, args []string) error {
 	}
 	fmt.Fprintf(env.Stderr, "signed by %s %q; writing it to slot %s, %s\n", from.Role, from.Name, running.Other(), target)
 	// From here on until all of it is there, the loader must not be pointed at it, whatever an earlier upgrade left.
-	if err := a.tell(device, "try", ""); err != nil {
+	if err := tellLoader(device, "try", ""); err != nil {
 		return err
 	}
 	if err := writeSlot(env, o.args[0], target, r); err != nil {
 		return err
 	}
-	if err := a.tell(device, "try", string(running.Other())); err != nil {
+	if err := tellLoader(device, "try", string(running.Other())); err != nil {
 		return err
 	}
 	fmt.Fprintf(env.Stderr, "slot %s is written; the next start tries it\n", running.Other())
@@ -145,9 +139,9 @@ func runUpgrade(env cmdenv.Env, c *command, args []string) error {
 	return nil
 }
 
-// slots finds the slot that runs and its partition.
-func (a appliance) slots() (slots.Slot, string, error) {
-	cmdline, err := os.ReadFile(a.cmdline)
+// runningSlot finds the slot that runs and its partition.
+func runningSlot() (slots.Slot, string, error) {
+	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
 		return "", "", err
 	}
@@ -155,7 +149,7 @@ func (a appliance) slots() (slots.Slot, string, error) {
 	if err != nil {
 		return "", "", err
 	}
-	mounts, err := os.ReadFile(a.mounts)
+	mounts, err := os.ReadFile("/proc/mounts")
 	if err != nil {
 		return "", "", err
 	}
@@ -222,16 +216,16 @@ func writeSlot(env cmdenv.Env, image, target string, r slots.Release) error {
 	return errors.Join(err, out.Close())
 }
 
-// tell sets values in the loader's file. It is one kilobyte in one place: a power cut leaves the old or the new.
-func (a appliance) tell(slot string, pairs ...string) (err error) {
-	if err := os.MkdirAll(a.loaderDir, 0o700); err != nil {
+// tellLoader sets values in the loader's file. It is one kilobyte in one place: a power cut leaves the old or the new.
+func tellLoader(slot string, pairs ...string) (err error) {
+	if err := os.MkdirAll(loaderDir, 0o700); err != nil {
 		return err
 	}
-	if err := unix.Mount(slots.Loader(slot), a.loaderDir, "vfat", unix.MS_SYNCHRONOUS, ""); err != nil {
+	if err := unix.Mount(slots.Loader(slot), loaderDir, "vfat", unix.MS_SYNCHRONOUS, ""); err != nil {
 		return fmt.Errorf("mount the loader's partition %s: %w", slots.Loader(slot), err)
 	}
-	defer func() { err = errors.Join(err, unix.Unmount(a.loaderDir, 0)) }()
-	f, err := os.OpenFile(filepath.Join(a.loaderDir, "sealgate", "state"), os.O_RDWR, 0)
+	defer func() { err = errors.Join(err, unix.Unmount(loaderDir, 0)) }()
+	f, err := os.OpenFile(filepath.Join(loaderDir, "sealgate", "state"), os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
@@ -260,8 +254,7 @@ func runUpgradeKeep(env cmdenv.Env, c *command, args []string) error {
 	if err := o.parse(env, args, 0, 0); err != nil {
 		return err
 	}
-	a := thisAppliance
-	running, device, err := a.slots()
+	running, device, err := runningSlot()
 	if err != nil {
 		return err
 	}
@@ -275,7 +268,7 @@ func runUpgradeKeep(env cmdenv.Env, c *command, args []string) error {
 	if err := f.awaitSealing(ctx); err != nil {
 		return fmt.Errorf("slot %s does not work, and is not kept: %w", running, err)
 	}
-	if err := a.tell(device, "good", string(running)); err != nil {
+	if err := tellLoader(device, "good", string(running)); err != nil {
 		return err
 	}
 	fmt.Fprintf(env.Stderr, "slot %s works, and is kept\n", running)
