@@ -60,6 +60,15 @@ func plantOf(t *testing.T, topo *lab.Topology, way string) *plant {
 func (p *plant) serve(ns *lab.Namespace, addr, name string) net.Listener {
 	p.t.Helper()
 	addr = strings.NewReplacer("["+lab.BrokerIP4+"]", lab.BrokerIP4, "["+lab.LANIP4+"]", lab.LANIP4).Replace(addr)
+	return p.accept(ns, addr, func(conn net.Conn) {
+		fmt.Fprintf(conn, "%s\n", name)
+		p.t.Cleanup(func() { conn.Close() })
+	})
+}
+
+// accept hands every connection to f.
+func (p *plant) accept(ns *lab.Namespace, addr string, f func(net.Conn)) net.Listener {
+	p.t.Helper()
 	l, err := ns.Listen("tcp", addr)
 	if err != nil {
 		p.t.Fatal(err)
@@ -71,8 +80,7 @@ func (p *plant) serve(ns *lab.Namespace, addr, name string) net.Listener {
 			if err != nil {
 				return
 			}
-			fmt.Fprintf(conn, "%s\n", name)
-			p.t.Cleanup(func() { conn.Close() })
+			f(conn)
 		}
 	}()
 	return l

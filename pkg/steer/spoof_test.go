@@ -36,24 +36,13 @@ const mirrorPort = "8883"
 
 func (p *plant) mirror(ns *lab.Namespace, addr string) {
 	p.t.Helper()
-	l, err := ns.Listen("tcp", addr)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	p.t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				fmt.Fprintf(conn, "%s\n", conn.RemoteAddr())
-				io.Copy(conn, conn)
-			}()
-		}
-	}()
+	p.accept(ns, addr, func(conn net.Conn) {
+		go func() {
+			defer conn.Close()
+			fmt.Fprintf(conn, "%s\n", conn.RemoteAddr())
+			io.Copy(conn, conn)
+		}()
+	})
 }
 
 // mustRelay expects that the broker sees the device's address, and that what the device says comes back from it.

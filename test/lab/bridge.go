@@ -1,8 +1,7 @@
 package lab
 
 import (
-	"fmt"
-	"os"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 )
@@ -11,15 +10,8 @@ import (
 // subnet, at the addresses of the routed Topology. With an address the bridge itself has LANIP4 and LANIP6.
 func NewBridgeTopology(t T, addressed bool) *Topology {
 	t.Helper()
-	n := topologies.Add(1)
-	topo := &Topology{
-		Sensor:  NewNamespace(t, "sensor"),
-		Gateway: NewNamespace(t, "gateway"),
-		Uplink:  NewNamespace(t, "uplink"),
-		LAN:     fmt.Sprintf("lan%dx%d", os.Getpid(), n),
-		Up:      fmt.Sprintf("up%dx%d", os.Getpid(), n),
-		Bridge:  fmt.Sprintf("br%dx%d", os.Getpid(), n),
-	}
+	topo := newTopology(t)
+	topo.Bridge = "br" + strings.TrimPrefix(topo.LAN, "lan")
 	Veth(t, topo.Gateway, topo.LAN, topo.Sensor, "eth0")
 	topo.sameDevice(t)
 	Veth(t, topo.Gateway, topo.Up, topo.Uplink, "eth0")

@@ -276,17 +276,21 @@ const (
 
 var topologies atomic.Int32
 
+// newTopology makes the namespaces, and names that no other topology has.
+func newTopology(t T) *Topology {
+	t.Helper()
+	name := func(kind string, n int32) string { return fmt.Sprintf("%s%dx%d", kind, os.Getpid(), n) }
+	n := topologies.Add(1)
+	return &Topology{
+		Sensor: NewNamespace(t, "sensor"), Gateway: NewNamespace(t, "gateway"), Uplink: NewNamespace(t, "uplink"),
+		LAN: name("lan", n), Up: name("up", n),
+	}
+}
+
 // NewTopology makes the namespaces, cables, addresses and routes, with forwarding on in the gateway.
 func NewTopology(t T) *Topology {
 	t.Helper()
-	n := topologies.Add(1)
-	topo := &Topology{
-		Sensor:  NewNamespace(t, "sensor"),
-		Gateway: NewNamespace(t, "gateway"),
-		Uplink:  NewNamespace(t, "uplink"),
-		LAN:     fmt.Sprintf("lan%dx%d", os.Getpid(), n),
-		Up:      fmt.Sprintf("up%dx%d", os.Getpid(), n),
-	}
+	topo := newTopology(t)
 	topo.LayLAN(t)
 	Veth(t, topo.Gateway, topo.Up, topo.Uplink, "eth0")
 	for _, a := range []struct {
