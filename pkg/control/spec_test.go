@@ -1,27 +1,17 @@
 package control
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
 	"regexp"
-	"strings"
 	"testing"
-	"time"
 
 	"sealgate/pkg/checkpoint"
+	"sealgate/test/spec"
 )
 
 const specFile = "../../docs/spec/control.md"
 
 // constants is section 9 of the specification, in its order.
-var constants = []struct {
-	name    string
-	value   any
-	meaning string
-}{
+var constants = []spec.Constant{
 	{"NonceLife", NonceLife, "a Hello's nonce may be answered this long"},
 	{"UnknownKeyInterval", UnknownKeyInterval, "between two queries of a group about unknown key ids"},
 	{"NegativeLife", NegativeLife, "an unknown key id is not asked about again this long"},
@@ -93,97 +83,25 @@ var constants = []struct {
 	{"ConfirmBurst", ConfirmBurst, "signatures on Confirms in a burst"},
 }
 
-func readSpec(t *testing.T) string {
-	t.Helper()
-	b, err := os.ReadFile(specFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
-}
-
-// specValue is a constant as the specification writes it.
-func specValue(v any) string {
-	d, ok := v.(time.Duration)
-	switch {
-	case !ok:
-		return fmt.Sprint(v)
-	case d%time.Hour == 0:
-		return fmt.Sprintf("%d h", d/time.Hour)
-	case d%time.Minute == 0:
-		return fmt.Sprintf("%d min", d/time.Minute)
-	case d%time.Second == 0:
-		return fmt.Sprintf("%d s", d/time.Second)
-	}
-	return fmt.Sprintf("%d ms", d/time.Millisecond)
-}
-
 // TestSpecConstants binds section 9 to limits.go, both ways.
-func TestSpecConstants(t *testing.T) {
-	var want strings.Builder
-	for _, c := range constants {
-		fmt.Fprintf(&want, "| %s | %s | %s |\n", c.name, specValue(c.value), c.meaning)
-	}
-	if !strings.Contains(readSpec(t), "|---|---|---|\n"+want.String()+"\n") {
-		t.Errorf("section 9 of %s should read:\n%s", specFile, want.String())
-	}
-	source, err := os.ReadFile("limits.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range regexp.MustCompile(`(?m)^\t([A-Z]\w+) +=`).FindAllStringSubmatch(string(source), -1) {
-		if !strings.Contains(want.String(), "| "+m[1]+" |") {
-			t.Errorf("%s of limits.go is missing in section 9", m[1])
-		}
-	}
-}
+func TestSpecConstants(t *testing.T) { spec.Constants(t, specFile, constants) }
 
 // TestSpecNamesItsTests: every test that section 8 names exists.
 func TestSpecNamesItsTests(t *testing.T) {
-	files, err := filepath.Glob("*_test.go")
-	more, err2 := filepath.Glob("../checkpoint/*_test.go")
-	files = append(files, more...)
-	if err := errors.Join(err, err2); err != nil {
-		t.Fatal(err)
-	}
-	var all strings.Builder
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all.Write(b)
-	}
-	names := regexp.MustCompile(`\bTest[A-Z]\w+`).FindAllString(readSpec(t), -1)
-	if len(names) < 20 {
-		t.Fatalf("only %d tests named", len(names))
-	}
-	for _, name := range names {
-		if !strings.Contains(all.String(), "func "+name+"(") {
-			t.Errorf("%s does not exist", name)
-		}
-	}
+	spec.TestsExist(t, specFile, 20, "*_test.go", "../checkpoint/*_test.go")
 }
 
 // TestSpecShowsTheFormats: the number of items of each message in the CDDL is the code's, and the
 // vectors name sections that exist.
 func TestSpecShowsTheFormats(t *testing.T) {
-	spec := readSpec(t)
+	text := spec.Text(t, specFile)
 	for _, kind := range []Kind{KindHello, KindGrant, KindEpoch, KindConfirm, KindLease, KindCheckpoint} {
-		if !regexp.MustCompile(`(?m)^` + string(kind) + ` = \[\s*"` + string(kind) + `",`).MatchString(spec) {
+		if !regexp.MustCompile(`(?m)^` + string(kind) + ` = \[\s*"` + string(kind) + `",`).MatchString(text) {
 			t.Errorf("no CDDL of %s", kind)
 		}
 	}
-	for _, path := range vectorFiles(t) {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var v vector
-		if err := json.Unmarshal(b, &v); err != nil {
-			t.Fatal(err)
-		}
-		if !strings.Contains(spec, "\n### "+v.Spec+" ") {
+	for _, path := range vectors.Files(t) {
+		if v := spec.Read[vector](t, path); !spec.HasSection(text, v.Spec) {
 			t.Errorf("%s names section %s, which does not exist", path, v.Spec)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sealgate/pkg/crypto"
+	"sealgate/test/spec"
 )
 
 type announceVector struct {
@@ -214,7 +215,7 @@ func (f *vectorFleet) badWraps(bad func(name, expect, spec, comment string, edit
 }
 
 func TestWholeVectorsAnnouncement(t *testing.T) {
-	eachFile(t, announceDir, func(t *testing.T, v *announceVector) {
+	spec.Each(t, announceDir, func(t *testing.T, v *announceVector) {
 		n, m := v.receiver(t)
 		kek, err := crypto.KEKFrom(v.KEK.KEK)
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"sealgate/pkg/crypto"
 	"sealgate/pkg/dcbor"
 	"sealgate/test/fixedhpke"
+	"sealgate/test/spec"
 )
 
 type grantVector struct {
@@ -194,7 +195,7 @@ func (f *vectorFleet) badGrants(add addGrant) {
 }
 
 func TestWholeVectorsGrant(t *testing.T) {
-	eachFile(t, grantDir, func(t *testing.T, v *grantVector) {
+	spec.Each(t, grantDir, func(t *testing.T, v *grantVector) {
 		n, m := v.receiver(t)
 		key, err := crypto.InboxKeyFrom(v.InboxSeed)
 		if err != nil {

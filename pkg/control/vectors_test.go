@@ -3,13 +3,10 @@ package control
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -19,13 +16,14 @@ import (
 	"sealgate/pkg/checkpoint"
 	"sealgate/pkg/crypto"
 	"sealgate/pkg/dcbor"
+	"sealgate/test/spec"
 )
 
 // The test vectors of docs/spec/control.md: one file a case, one defect in a case that must be
 // refused. The generator is deterministic:
 //
 //	go test ./pkg/control -run TestVectors -update
-const vectorDir = "../../test/vectors/control"
+const vectors spec.Vectors = "../../test/vectors/control"
 
 var update = flag.Bool("update", false, "write test/vectors/control anew")
 
@@ -36,13 +34,10 @@ type vector struct {
 	Expect  string          `json:"expect"` // "ok", or "parse": to be refused
 	Kind    string          `json:"kind"`   // hello, grant, grant-keys, epoch, confirm, lease, checkpoint; grant-info, topic-digest: Payload is derived from Fields
 	Fields  json.RawMessage `json:"fields,omitempty"`
-	Payload string          `json:"payload"`
+	Payload octets          `json:"payload"`
 }
 
-// octets is bytes that JSON shows in hex.
-type octets []byte
-
-func (o octets) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(o)), nil }
+type octets = spec.Hex
 
 // reencode decodes a payload of a kind and encodes it again.
 func reencode(kind string, b []byte) ([]byte, error) {
@@ -141,30 +136,30 @@ func edited[T any](m *T, edit func(*T)) *T {
 
 type vectorSet map[string]vector
 
-func (s vectorSet) ok(name, comment, spec, kind string, fields any, payload []byte) {
+func (s vectorSet) ok(name, comment, section, kind string, fields any, payload []byte) {
 	b, err := json.Marshal(fields)
 	if err != nil {
 		panic(err)
 	}
-	s[kind+"-ok"+name] = vector{comment, spec, "ok", kind, b, hex.EncodeToString(payload)}
+	s[kind+"-ok"+name] = vector{comment, section, "ok", kind, b, payload}
 }
 
-func (s vectorSet) bad(name, comment, spec, kind string, payload []byte) {
-	s[kind+"-"+name] = vector{comment, spec, "parse", kind, nil, hex.EncodeToString(payload)}
+func (s vectorSet) bad(name, comment, section, kind string, payload []byte) {
+	s[kind+"-"+name] = vector{comment, section, "parse", kind, nil, payload}
 }
 
 // encodings adds the defects that every kind can have.
-func (s vectorSet) encodings(spec, kind string, good []byte) {
-	s.bad("empty", "nothing at all", spec, kind, nil)
-	s.bad("trailing", "one byte too many", spec, kind, append(bytes.Clone(good), 0))
-	s.bad("cut", "the last byte is missing", spec, kind, good[:len(good)-1])
-	s.bad("indefinite", "the outer array has an indefinite length", spec, kind, append(append([]byte{0x9f}, good[1:]...), 0xff))
-	s.bad("long-head", "the outer array's head is one byte longer than needed", spec, kind, append([]byte{0x98, good[0] & 0x1f}, good[1:]...))
-	s.bad("items", "the outer array declares one item more than there is", spec, kind, append([]byte{good[0] + 1}, good[1:]...))
-	s.bad("map", "a map where the array belongs", spec, kind, append([]byte{good[0]&0x1f | 0xa0}, good[1:]...))
+func (s vectorSet) encodings(section, kind string, good []byte) {
+	s.bad("empty", "nothing at all", section, kind, nil)
+	s.bad("trailing", "one byte too many", section, kind, append(bytes.Clone(good), 0))
+	s.bad("cut", "the last byte is missing", section, kind, good[:len(good)-1])
+	s.bad("indefinite", "the outer array has an indefinite length", section, kind, append(append([]byte{0x9f}, good[1:]...), 0xff))
+	s.bad("long-head", "the outer array's head is one byte longer than needed", section, kind, append([]byte{0x98, good[0] & 0x1f}, good[1:]...))
+	s.bad("items", "the outer array declares one item more than there is", section, kind, append([]byte{good[0] + 1}, good[1:]...))
+	s.bad("map", "a map where the array belongs", section, kind, append([]byte{good[0]&0x1f | 0xa0}, good[1:]...))
 	if kind != "grant-keys" {
 		other := bytes.Replace(good, dcbor.AppendText(nil, kind), dcbor.AppendText(nil, "other"), 1)
-		s.bad("kind", "the first item names another kind", spec, kind, other)
+		s.bad("kind", "the first item names another kind", section, kind, other)
 	}
 }
 
@@ -426,78 +421,21 @@ func (s vectorSet) confirms() {
 	bad("generation-high", "generation 2^48", func(c *Confirm) { c.Groups[0].Generation = 1 << 48 })
 }
 
-func TestVectorsAreCurrent(t *testing.T) {
-	made := makeVectors()
-	if *update {
-		if err := os.RemoveAll(vectorDir); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.MkdirAll(vectorDir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for name, v := range made {
-		var b bytes.Buffer
-		e := json.NewEncoder(&b)
-		e.SetIndent("", "  ")
-		if err := e.Encode(v); err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(vectorDir, name+".json")
-		if *update {
-			if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, b.Bytes()) {
-			t.Errorf("%s is not what the generator makes (%v): run this test with -update", path, err)
-		}
-	}
-	if files := vectorFiles(t); len(files) != len(made) {
-		t.Errorf("%d files, the generator makes %d", len(files), len(made))
-	}
-}
-
-func vectorFiles(t testing.TB) []string {
-	t.Helper()
-	files, err := filepath.Glob(filepath.Join(vectorDir, "*.json"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no vectors in %s (%v)", vectorDir, err)
-	}
-	return files
-}
-
-func readVector(t testing.TB, path string) (v vector, payload []byte) {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err == nil {
-		err = json.Unmarshal(b, &v)
-	}
-	if err == nil {
-		payload, err = hex.DecodeString(v.Payload)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v, payload
-}
+func TestVectorsAreCurrent(t *testing.T) { spec.Current(t, vectors, makeVectors(), *update) }
 
 func TestVectors(t *testing.T) {
-	for _, path := range vectorFiles(t) {
-		t.Run(strings.TrimSuffix(filepath.Base(path), ".json"), func(t *testing.T) {
-			v, payload := readVector(t, path)
-			if v.Kind == "grant-info" || v.Kind == "topic-digest" {
-				return // TestVectorsAreCurrent derives it
-			}
-			got, err := reencode(v.Kind, payload)
-			switch {
-			case v.Expect == "ok" && (err != nil || !bytes.Equal(got, payload)):
-				t.Errorf("error %v, encodes to %x", err, got)
-			case v.Expect == "parse" && !errors.Is(err, dcbor.ErrMalformed):
-				t.Errorf("error %v, want a refusal by the decoder", err)
-			}
-		})
-	}
+	spec.Each(t, vectors, func(t *testing.T, v *vector) {
+		if v.Kind == "grant-info" || v.Kind == "topic-digest" {
+			return // TestVectorsAreCurrent derives it
+		}
+		got, err := reencode(v.Kind, v.Payload)
+		switch {
+		case v.Expect == "ok" && (err != nil || !bytes.Equal(got, v.Payload)):
+			t.Errorf("error %v, encodes to %x", err, got)
+		case v.Expect == "parse" && !errors.Is(err, dcbor.ErrMalformed):
+			t.Errorf("error %v, want a refusal by the decoder", err)
+		}
+	})
 }
 
 // TestMessagesRoundTrip decodes to the very struct that was encoded.
@@ -522,9 +460,9 @@ func TestMessagesRoundTrip(t *testing.T) {
 // fuzzKind checks that whatever decodes encodes to the same bytes, from all vectors of the kind.
 func fuzzKind(f *testing.F, kind string) {
 	seeds := 0
-	for _, path := range vectorFiles(f) {
-		if v, payload := readVector(f, path); v.Kind == kind {
-			f.Add(payload)
+	for _, path := range vectors.Files(f) {
+		if v := spec.Read[vector](f, path); v.Kind == kind {
+			f.Add([]byte(v.Payload))
 			seeds++
 		}
 	}

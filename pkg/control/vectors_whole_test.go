@@ -7,8 +7,6 @@ import (
 	"crypto/elliptic"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/hex"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"io"
@@ -16,7 +14,6 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -25,6 +22,7 @@ import (
 	"sealgate/pkg/crypto"
 	"sealgate/pkg/dcbor"
 	"sealgate/pkg/policy"
+	"sealgate/test/spec"
 )
 
 // Whole signed Grants and Epochs, and what a member takes from them (docs/spec/control.md 11). The
@@ -33,8 +31,8 @@ import (
 //	go test ./pkg/control -run TestWholeVectors -update
 
 const (
-	grantDir    = "../../test/vectors/grant"
-	announceDir = "../../test/vectors/announcement"
+	grantDir    spec.Vectors = "../../test/vectors/grant"
+	announceDir spec.Vectors = "../../test/vectors/announcement"
 )
 
 // wholeVector is what both have in common: the receiver's fleet, time and policy.
@@ -183,70 +181,18 @@ func (f *vectorFleet) sign(by *crypto.Identity, kind Kind, payload []byte) []byt
 	return msg
 }
 
-func (f *vectorFleet) common(spec, comment, expect string, msg []byte) wholeVector {
+func (f *vectorFleet) common(section, comment, expect string, msg []byte) wholeVector {
 	p := vectorPolicy{Version: f.doc.Version, Hash: f.signed.Hash[:], Keepers: make(map[string][]string), Revoked: f.doc.RevokedNames, Signed: f.signed.Raw}
 	for _, g := range f.doc.Groups {
 		p.Keepers[g.Name] = g.Keepers
 	}
-	return wholeVector{Comment: comment, Spec: spec, Expect: expect, Fleet: "plant", CA: f.ca().Raw, Now: f.now().Wall.UTC(), Policy: p, Message: msg}
-}
-
-func (o *octets) UnmarshalText(b []byte) (err error) {
-	*o, err = hex.DecodeString(string(b))
-	return err
+	return wholeVector{Comment: comment, Spec: section, Expect: expect, Fleet: "plant", CA: f.ca().Raw, Now: f.now().Wall.UTC(), Policy: p, Message: msg}
 }
 
 // TestWholeVectorsAreCurrent compares the files with what the generators make, or writes them.
 func TestWholeVectorsAreCurrent(t *testing.T) {
-	checkFiles(t, grantDir, grantVectors(t))
-	checkFiles(t, announceDir, announceVectors(t))
-}
-
-func checkFiles[V any](t *testing.T, dir string, made map[string]V) {
-	t.Helper()
-	if *update {
-		if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for name, v := range made {
-		b, err := json.MarshalIndent(v, "", "  ")
-		if err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(dir, name+".json")
-		if *update {
-			if err := os.WriteFile(path, append(b, '\n'), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, append(b, '\n')) {
-			t.Errorf("%s is not what the generator makes (%v): run this test with -update, and see whether test/vectors/control_ref.py still agrees", path, err)
-		}
-	}
-	if files, _ := filepath.Glob(filepath.Join(dir, "*.json")); len(files) != len(made) {
-		t.Errorf("%d files in %s, the generator makes %d", len(files), dir, len(made))
-	}
-}
-
-func eachFile[V any](t *testing.T, dir string, f func(t *testing.T, v *V)) {
-	t.Helper()
-	files, _ := filepath.Glob(filepath.Join(dir, "*.json"))
-	if len(files) == 0 {
-		t.Fatalf("no vectors in %s", dir)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".json"), func(t *testing.T) {
-			b, err := os.ReadFile(file)
-			v := new(V)
-			d := json.NewDecoder(bytes.NewReader(b))
-			d.DisallowUnknownFields()
-			if err = errors.Join(err, d.Decode(v)); err != nil {
-				t.Fatal(err)
-			}
-			f(t, v)
-		})
-	}
+	spec.Current(t, grantDir, grantVectors(t), *update)
+	spec.Current(t, announceDir, announceVectors(t), *update)
 }
 
 // receiver is a machine of alice's that follows the vector's policy, with a session.

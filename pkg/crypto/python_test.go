@@ -26,7 +26,7 @@ func needPython(t *testing.T) {
 // The second implementation, in Python, seals and opens the same vectors.
 func TestVectorsInPython(t *testing.T) {
 	needPython(t)
-	out, err := exec.Command(python, "-B", vectorDir+"/check.py").CombinedOutput()
+	out, err := exec.Command(python, "-B", allVectors+"/check.py").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "vectors, 0 failed") {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -37,7 +37,7 @@ func TestVectorsInPython(t *testing.T) {
 func TestPythonNoticesAWrongVector(t *testing.T) {
 	needPython(t)
 	dir := t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS(vectorDir)); err != nil {
+	if err := os.CopyFS(dir, os.DirFS(allVectors)); err != nil {
 		t.Fatal(err)
 	}
 	digit := regexp.MustCompile(`("(?:envelope|output|ciphertext|payload|sealed|key_id|key)": "[0-9a-f]*)([0-9a-f])"|("missing": )(\d+)`)

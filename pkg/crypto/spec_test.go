@@ -11,19 +11,15 @@ import (
 	"testing"
 
 	"sealgate/pkg/dcbor"
+	"sealgate/test/spec"
 )
 
 const specFile = "../../docs/spec/envelope.md"
 
-func readSpec(t *testing.T) string {
-	t.Helper()
-	return string(must(os.ReadFile(specFile))(t))
-}
-
 // The specification's worked example is what this package computes.
 func TestSpecExamples(t *testing.T) {
 	found := make(map[string][]byte)
-	for _, m := range regexp.MustCompile("(?s)```hex ([a-z0-9-]+)\n(.*?)```").FindAllStringSubmatch(readSpec(t), -1) {
+	for _, m := range regexp.MustCompile("(?s)```hex ([a-z0-9-]+)\n(.*?)```").FindAllStringSubmatch(spec.Text(t, specFile), -1) {
 		b, err := hex.DecodeString(strings.Join(strings.Fields(m[2]), ""))
 		if err != nil {
 			t.Errorf("example %s: %v", m[1], err)
@@ -66,7 +62,7 @@ func specExamples(t *testing.T) map[string][]byte {
 
 // The table of sizes is what Len says.
 func TestSpecSizes(t *testing.T) {
-	rows := regexp.MustCompile(`(?m)^\| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$`).FindAllStringSubmatch(readSpec(t), -1)
+	rows := regexp.MustCompile(`(?m)^\| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$`).FindAllStringSubmatch(spec.Text(t, specFile), -1)
 	if len(rows) != 7 {
 		t.Fatalf("%d rows of sizes found", len(rows))
 	}
@@ -86,7 +82,7 @@ func TestSpecSizes(t *testing.T) {
 
 // Every label and limit of the code stands in the document.
 func TestSpecNamesWhatTheCodeUses(t *testing.T) {
-	spec := readSpec(t)
+	text := spec.Text(t, specFile)
 	for _, want := range []string{
 		labelCommitment, labelStream, labelStreamID, labelRatchet, labelWrap, labelTopicKey,
 		must(TopicKeyFrom(seq32(0)))(t).Hide("plant//temperature"), fmt.Sprintf("of more than %d levels", (MaxTopic+1)/(TokenSize+1)),
@@ -94,7 +90,7 @@ func TestSpecNamesWhatTheCodeUses(t *testing.T) {
 		fmt.Sprintf("%d bytes. Each wrap key", len(Wrap{}.Ciphertext)), fmt.Sprintf("at most %d certificates", MaxChain),
 		fmt.Sprintf("1 to %d bytes; in full", MaxTopic), fmt.Sprintf("UTF-8, 1 to %d bytes |", MaxGroup), "by 42 to " + strconv.Itoa(MaxOverhead),
 	} {
-		if !strings.Contains(spec, want) {
+		if !strings.Contains(text, want) {
 			t.Errorf("%q is not in %s", want, specFile)
 		}
 	}
@@ -110,7 +106,7 @@ func TestSpecNamesWhatTheCodeUses(t *testing.T) {
 		if strings.Contains(power.text, "-1") {
 			value--
 		}
-		if !strings.Contains(spec, power.text) || value != power.value {
+		if !strings.Contains(text, power.text) || value != power.value {
 			t.Errorf("%q is not in %s, or the code has %d", power.text, specFile, power.value)
 		}
 	}
@@ -118,17 +114,17 @@ func TestSpecNamesWhatTheCodeUses(t *testing.T) {
 
 // Every section that the code cites exists.
 func TestSpecSectionsExist(t *testing.T) {
-	spec := readSpec(t)
+	text := spec.Text(t, specFile)
 	files := must(os.ReadDir("."))(t)
 	cited := 0
 	for _, f := range files {
 		if !strings.HasSuffix(f.Name(), ".go") {
 			continue
 		}
-		source := string(must(os.ReadFile(f.Name()))(t))
+		source := spec.Text(t, f.Name())
 		for _, m := range regexp.MustCompile(`\bspec (\d+(?:\.\d+)?)`).FindAllStringSubmatch(source, -1) {
 			cited++
-			if !regexp.MustCompile(`(?m)^##+ ` + regexp.QuoteMeta(m[1]) + `\.? `).MatchString(spec) {
+			if !spec.HasSection(text, m[1]) {
 				t.Errorf("%s cites section %s, which %s does not have", f.Name(), m[1], specFile)
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 
 	"sealgate/pkg/dcbor"
+	"sealgate/test/spec"
 )
 
 // envelopeVector is one message. For expect "ok" the envelope is what sealing makes and opening
@@ -365,7 +366,7 @@ func wrapped(t *testing.T, err, sentinel error, class string) string {
 }
 
 func TestVectorsEnvelope(t *testing.T) {
-	eachVector(t, "envelope", func(t *testing.T, v *envelopeVector) {
+	spec.Each(t, vectorDir("envelope"), func(t *testing.T, v *envelopeVector) {
 		envelope := []byte(v.Envelope)
 		if v.Expect == "ok" || v.Expect == "exhausted" {
 			s := v.sealer(t)

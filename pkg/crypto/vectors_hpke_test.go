@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"sealgate/test/fixedhpke"
+	"sealgate/test/spec"
 )
 
 // mlkemVector is an encapsulation to the key of a seed d || z, and what decapsulation makes
@@ -57,7 +58,7 @@ func mlkemVectors(t *testing.T) map[string]any {
 }
 
 func TestVectorsMLKEM(t *testing.T) {
-	eachVector(t, "mlkem", func(t *testing.T, v *mlkemVector) {
+	spec.Each(t, vectorDir("mlkem"), func(t *testing.T, v *mlkemVector) {
 		if v.Expect == "public" {
 			if _, err := mlkem.NewEncapsulationKey768(v.Public); err == nil {
 				t.Error("the public key was accepted")
@@ -161,7 +162,7 @@ func hpkeVectors(t *testing.T) map[string]any {
 }
 
 func TestVectorsHPKE(t *testing.T) {
-	eachVector(t, "hpke", func(t *testing.T, v *hpkeVector) {
+	spec.Each(t, vectorDir("hpke"), func(t *testing.T, v *hpkeVector) {
 		if v.Expect == "public" {
 			if _, err := HPKESeal(v.Public, v.Info, v.Plaintext); err == nil {
 				t.Error("sealed to such a key")

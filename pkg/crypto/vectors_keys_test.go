@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"sealgate/test/spec"
 	"testing"
 )
 
@@ -63,7 +64,7 @@ func keyVectors(t *testing.T) map[string]any {
 }
 
 func TestVectorsKeys(t *testing.T) {
-	eachVector(t, "keys", func(t *testing.T, v *keyVector) {
+	spec.Each(t, vectorDir("keys"), func(t *testing.T, v *keyVector) {
 		if got := v.derive(t); !bytes.Equal(got, v.Output) {
 			t.Errorf("%s is %x, expected %x", v.Derive, got, v.Output)
 		}
@@ -136,7 +137,7 @@ func epochVectors(t *testing.T) map[string]any {
 }
 
 func TestVectorsEpoch(t *testing.T) {
-	eachVector(t, "epoch", func(t *testing.T, v *epochVector) {
+	spec.Each(t, vectorDir("epoch"), func(t *testing.T, v *epochVector) {
 		kek := must(KEKFrom(v.KEK))(t)
 		w := Wrap{Salt: [32]byte(v.Salt), Commitment: [32]byte(v.Commitment), Ciphertext: [48]byte(v.Ciphertext)}
 		s, err := kek.Unwrap(&w, v.context())
@@ -212,7 +213,7 @@ func windowVectors(*testing.T) map[string]any {
 }
 
 func TestVectorsWindow(t *testing.T) {
-	eachVector(t, "window", func(t *testing.T, v *windowVector) {
+	spec.Each(t, vectorDir("window"), func(t *testing.T, v *windowVector) {
 		got := *v
 		got.Steps = append([]windowStep(nil), v.Steps...)
 		got.run()

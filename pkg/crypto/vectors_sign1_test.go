@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"sealgate/pkg/dcbor"
+	"sealgate/test/spec"
 )
 
 // sign1Vector is a signed message and what a receiver of fleet that trusts ca makes of it at now.
@@ -313,7 +314,7 @@ func (p *pki) signatureVectors(t *testing.T, add addSign1) {
 }
 
 func TestVectorsSign1(t *testing.T) {
-	eachVector(t, "sign1", func(t *testing.T, v *sign1Vector) {
+	spec.Each(t, vectorDir("sign1"), func(t *testing.T, v *sign1Vector) {
 		ca := must(x509.ParseCertificate(v.CA))(t)
 		trust := must(NewTrust(v.Fleet, pemOf(ca)))(t)
 		verify := trust.Verify

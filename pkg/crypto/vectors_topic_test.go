@@ -2,6 +2,7 @@ package crypto
 
 import (
 	"bytes"
+	"sealgate/test/spec"
 	"strings"
 	"testing"
 )
@@ -47,7 +48,7 @@ func topicVectors(t *testing.T) map[string]any {
 }
 
 func TestVectorsTopic(t *testing.T) {
-	eachVector(t, "topic", func(t *testing.T, v *topicVector) {
+	spec.Each(t, vectorDir("topic"), func(t *testing.T, v *topicVector) {
 		k := must(TopicKeyFrom(v.Key))(t)
 		if v.Secret != nil {
 			k = must(must(TopicSecretFrom(v.Secret))(t).Key(v.Fleet, v.Number))(t)

@@ -1,26 +1,19 @@
 package enrol
 
 import (
-	"bytes"
 	"fmt"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"sealgate/test/cddl"
+	"sealgate/test/spec"
 )
 
 const specFile = "../../docs/spec/enrol.md"
 
 // constants is section 8 of the specification, in its order.
-var constants = []struct {
-	name    string
-	value   any
-	meaning string
-}{
+var constants = []spec.Constant{
 	{"SecretSize", SecretSize, "bytes of a ticket's secret"},
 	{"MaxTicket", MaxTicket, "characters of a ticket"},
 	{"MinTTL", MinTTL, "shortest life of a ticket"},
@@ -38,93 +31,32 @@ var constants = []struct {
 	{"TicketBurst", TicketBurst, "answers to one ticket in a burst"},
 }
 
-func readSpec(t *testing.T) string {
-	t.Helper()
-	b, err := os.ReadFile(specFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
-}
-
-func specValue(v any) string {
-	d, ok := v.(time.Duration)
-	switch {
-	case !ok:
-		return fmt.Sprint(v)
-	case d%time.Hour == 0:
-		return fmt.Sprintf("%d h", d/time.Hour)
-	case d%time.Minute == 0:
-		return fmt.Sprintf("%d min", d/time.Minute)
-	}
-	return fmt.Sprintf("%d s", d/time.Second)
-}
-
 // TestSpecConstants binds section 8 to limits.go, both ways.
-func TestSpecConstants(t *testing.T) {
-	var want strings.Builder
-	for _, c := range constants {
-		fmt.Fprintf(&want, "| %s | %s | %s |\n", c.name, specValue(c.value), c.meaning)
-	}
-	if !strings.Contains(readSpec(t), "|---|---|---|\n"+want.String()+"\n") {
-		t.Errorf("section 8 of %s should read:\n%s", specFile, want.String())
-	}
-	source, err := os.ReadFile("limits.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range regexp.MustCompile(`(?m)^\t([A-Z]\w+) +=`).FindAllStringSubmatch(string(source), -1) {
-		if !strings.Contains(want.String(), "| "+m[1]+" |") {
-			t.Errorf("%s of limits.go is missing in section 8", m[1])
-		}
-	}
-}
+func TestSpecConstants(t *testing.T) { spec.Constants(t, specFile, constants) }
 
 // TestSpecNamesItsTests: every test that section 7 names exists.
 func TestSpecNamesItsTests(t *testing.T) {
-	var all bytes.Buffer
-	for _, pattern := range []string{"*_test.go", "../../cmd/controld/daemon/*_test.go"} {
-		files, err := filepath.Glob(pattern)
-		if err != nil || len(files) == 0 {
-			t.Fatalf("%s: %v", pattern, err)
-		}
-		for _, f := range files {
-			b, err := os.ReadFile(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			all.Write(b)
-		}
-	}
-	names := regexp.MustCompile(`\bTest[A-Z]\w+`).FindAllString(readSpec(t), -1)
-	if len(names) < 15 {
-		t.Fatalf("only %d tests named", len(names))
-	}
-	for _, name := range names {
-		if !strings.Contains(all.String(), "func "+name+"(") {
-			t.Errorf("%s does not exist", name)
-		}
-	}
+	spec.TestsExist(t, specFile, 15, "*_test.go", "../../cmd/controld/daemon/*_test.go")
 }
 
 // TestSpecDescribesTheFormats: every vector that is right fits the CDDL, and names a section that exists.
 func TestSpecDescribesTheFormats(t *testing.T) {
-	spec, err := cddl.Load(specFile)
+	rules, err := cddl.Load(specFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := readSpec(t)
+	text := spec.Text(t, specFile)
 	seen := make(map[string]bool)
-	for _, path := range vectorFiles(t) {
-		v, payload := readVector(t, path)
-		if !strings.Contains(text, "# "+v.Spec+" ") && !strings.Contains(text, "# "+v.Spec+". ") {
+	for _, path := range vectors.Files(t) {
+		v := spec.Read[vector](t, path)
+		if !spec.HasSection(text, v.Spec) {
 			t.Errorf("%s names section %s, which does not exist", path, v.Spec)
 		}
 		if v.Expect != "ok" {
 			continue
 		}
 		seen[v.Kind] = true
-		if err := spec.Check(v.Kind, payload); err != nil {
+		if err := rules.Check(v.Kind, v.Payload); err != nil {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
@@ -134,7 +66,7 @@ func TestSpecDescribesTheFormats(t *testing.T) {
 		}
 	}
 	open := &Book{key: fill(32, 0)}
-	if err := spec.Check("book", open.Marshal()); err != nil {
+	if err := rules.Check("book", open.Marshal()); err != nil {
 		t.Error(err)
 	}
 }
@@ -153,7 +85,7 @@ func TestTicketIsShort(t *testing.T) {
 
 // TestSpecTellsTheVerdicts: the table of 4.3 has the code's numbers and whether they are final.
 func TestSpecTellsTheVerdicts(t *testing.T) {
-	text := readSpec(t)
+	text := spec.Text(t, specFile)
 	for v := Granted; v <= lastVerdict; v++ {
 		final := map[bool]string{true: "yes", false: "no"}[v.Final()]
 		if !regexp.MustCompile(fmt.Sprintf(`(?m)^\| %d \| .* \| %s \|$`, v, final)).MatchString(text) {

@@ -3,25 +3,23 @@ package enrol
 import (
 	"bytes"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"sealgate/pkg/crypto"
 	"sealgate/pkg/dcbor"
+	"sealgate/test/spec"
 )
 
 // The test vectors of docs/spec/enrol.md: one file a case, one defect in a case that must be
 // refused. The generator is deterministic:
 //
 //	go test ./pkg/enrol -run TestVectors -update
-const vectorDir = "../../test/vectors/enrol"
+const vectors spec.Vectors = "../../test/vectors/enrol"
 
 var update = flag.Bool("update", false, "write test/vectors/enrol anew")
 
@@ -33,10 +31,10 @@ type vector struct {
 	Kind    string         `json:"kind"`   // ticket, offer, request, request-body, answer, grant, book
 	Fields  map[string]any `json:"fields,omitempty"`
 	Text    string         `json:"text,omitempty"`
-	Payload string         `json:"payload,omitempty"`
+	Payload octets         `json:"payload,omitempty"`
 }
 
-func octets(b []byte) string { return hex.EncodeToString(b) }
+type octets = spec.Hex
 
 // kinds decode a payload of a kind and encode it again.
 var kinds = map[string]func([]byte) ([]byte, error){
@@ -106,19 +104,19 @@ func goodBook() *Book {
 
 type vectorSet map[string]vector
 
-func (s vectorSet) good(kind, spec, comment string, fields map[string]any, payload []byte) {
-	s[kind+"-ok"] = vector{Comment: comment, Spec: spec, Expect: "ok", Kind: kind, Fields: fields, Payload: octets(payload)}
-	s.bad(kind, spec, "empty", "nothing at all", nil)
-	s.bad(kind, spec, "trailing", "one byte too many", append(bytes.Clone(payload), 0))
-	s.bad(kind, spec, "cut", "the last byte is missing", payload[:len(payload)-1])
-	s.bad(kind, spec, "indefinite", "the outer array has an indefinite length", append(append([]byte{0x9f}, payload[1:]...), 0xff))
-	s.bad(kind, spec, "long-head", "the outer array's head is one byte longer than needed", append([]byte{0x98, payload[0] & 0x1f}, payload[1:]...))
-	s.bad(kind, spec, "items", "the outer array declares one item more than there is", append([]byte{payload[0] + 1}, payload[1:]...))
-	s.bad(kind, spec, "map", "a map where the array belongs", append([]byte{payload[0]&0x1f | 0xa0}, payload[1:]...))
+func (s vectorSet) good(kind, section, comment string, fields map[string]any, payload []byte) {
+	s[kind+"-ok"] = vector{Comment: comment, Spec: section, Expect: "ok", Kind: kind, Fields: fields, Payload: octets(payload)}
+	s.bad(kind, section, "empty", "nothing at all", nil)
+	s.bad(kind, section, "trailing", "one byte too many", append(bytes.Clone(payload), 0))
+	s.bad(kind, section, "cut", "the last byte is missing", payload[:len(payload)-1])
+	s.bad(kind, section, "indefinite", "the outer array has an indefinite length", append(append([]byte{0x9f}, payload[1:]...), 0xff))
+	s.bad(kind, section, "long-head", "the outer array's head is one byte longer than needed", append([]byte{0x98, payload[0] & 0x1f}, payload[1:]...))
+	s.bad(kind, section, "items", "the outer array declares one item more than there is", append([]byte{payload[0] + 1}, payload[1:]...))
+	s.bad(kind, section, "map", "a map where the array belongs", append([]byte{payload[0]&0x1f | 0xa0}, payload[1:]...))
 }
 
-func (s vectorSet) bad(kind, spec, name, comment string, payload []byte) {
-	s[kind+"-"+name] = vector{Comment: comment, Spec: spec, Expect: "parse", Kind: kind, Payload: octets(payload)}
+func (s vectorSet) bad(kind, section, name, comment string, payload []byte) {
+	s[kind+"-"+name] = vector{Comment: comment, Spec: section, Expect: "parse", Kind: kind, Payload: octets(payload)}
 }
 
 func edited[T any](m *T, edit func(*T)) *T {
@@ -203,7 +201,7 @@ func (s vectorSet) answers() {
 	bad("granted-nothing", "grants, and seals nothing", func(a *Answer) { a.Sealed = nil })
 	bad("refused-something", "refuses, and seals something", func(a *Answer) { a.Verdict = Expired })
 	g := goodGrant()
-	s.good("grant", "4.3", "what an answer seals", map[string]any{"chain": []string{octets(g.Chain[0]), octets(g.Chain[1])}, "policy": octets(g.Policy)}, g.Marshal())
+	s.good("grant", "4.3", "what an answer seals", map[string]any{"chain": []octets{octets(g.Chain[0]), octets(g.Chain[1])}, "policy": octets(g.Policy)}, g.Marshal())
 	s.bad("grant", "4.3", "no-certificate", "no certificate", (&Grant{Policy: g.Policy}).Marshal())
 	s.bad("grant", "4.3", "five", "five certificates", (&Grant{Chain: [][]byte{{1}, {2}, {3}, {4}, {5}}}).Marshal())
 }
@@ -229,89 +227,35 @@ func (s vectorSet) books() {
 	s.bad("book", "6", "version", "of version 2", append([]byte{0x83, 2}, b.Marshal()[2:]...))
 }
 
-func TestVectorsAreCurrent(t *testing.T) {
-	made := makeVectors()
-	if *update {
-		if err := errors.Join(os.RemoveAll(vectorDir), os.MkdirAll(vectorDir, 0o755)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for name, v := range made {
-		var b bytes.Buffer
-		e := json.NewEncoder(&b)
-		e.SetIndent("", "  ")
-		if err := e.Encode(v); err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(vectorDir, name+".json")
-		if *update {
-			if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, b.Bytes()) {
-			t.Errorf("%s is not what the generator makes (%v): run this test with -update", path, err)
-		}
-	}
-	if files := vectorFiles(t); len(files) != len(made) {
-		t.Errorf("%d files, the generator makes %d", len(files), len(made))
-	}
-}
-
-func vectorFiles(t testing.TB) []string {
-	t.Helper()
-	files, err := filepath.Glob(filepath.Join(vectorDir, "*.json"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no vectors in %s (%v)", vectorDir, err)
-	}
-	return files
-}
-
-func readVector(t testing.TB, path string) (v vector, payload []byte) {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err == nil {
-		err = json.Unmarshal(b, &v)
-	}
-	if err == nil {
-		payload, err = hex.DecodeString(v.Payload)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v, payload
-}
+func TestVectorsAreCurrent(t *testing.T) { spec.Current(t, vectors, makeVectors(), *update) }
 
 func TestVectors(t *testing.T) {
-	for _, path := range vectorFiles(t) {
-		t.Run(strings.TrimSuffix(filepath.Base(path), ".json"), func(t *testing.T) {
-			v, payload := readVector(t, path)
-			var got []byte
-			var err error
-			if v.Kind == "ticket" {
-				var ticket *Ticket
-				if ticket, err = ParseTicket(v.Text); err == nil {
-					got = ticket.marshal()
-				}
-			} else {
-				got, err = kinds[v.Kind](payload)
+	spec.Each(t, vectors, func(t *testing.T, v *vector) {
+		var got []byte
+		var err error
+		if v.Kind == "ticket" {
+			var ticket *Ticket
+			if ticket, err = ParseTicket(v.Text); err == nil {
+				got = ticket.marshal()
 			}
-			switch {
-			case v.Expect == "ok" && (err != nil || !bytes.Equal(got, payload)):
-				t.Errorf("error %v, encodes to %x", err, got)
-			case v.Expect == "parse" && !errors.Is(err, dcbor.ErrMalformed) && !errors.Is(err, ErrTicket):
-				t.Errorf("error %v, want a refusal by the decoder", err)
-			}
-		})
-	}
+		} else {
+			got, err = kinds[v.Kind](v.Payload)
+		}
+		switch {
+		case v.Expect == "ok" && (err != nil || !bytes.Equal(got, v.Payload)):
+			t.Errorf("error %v, encodes to %x", err, got)
+		case v.Expect == "parse" && !errors.Is(err, dcbor.ErrMalformed) && !errors.Is(err, ErrTicket):
+			t.Errorf("error %v, want a refusal by the decoder", err)
+		}
+	})
 }
 
 // Whatever decodes encodes to the same bytes.
 func FuzzMessages(f *testing.F) {
 	seeds := make(map[string]int)
-	for _, path := range vectorFiles(f) {
-		if v, payload := readVector(f, path); v.Kind != "ticket" {
-			f.Add(payload)
+	for _, path := range vectors.Files(f) {
+		if v := spec.Read[vector](f, path); v.Kind != "ticket" {
+			f.Add([]byte(v.Payload))
 			seeds[v.Kind]++
 		}
 	}
@@ -332,8 +276,8 @@ func FuzzMessages(f *testing.F) {
 // Whatever is a ticket is written in one way only, but for white space.
 func FuzzTicket(f *testing.F) {
 	seeds := 0
-	for _, path := range vectorFiles(f) {
-		if v, _ := readVector(f, path); v.Kind == "ticket" {
+	for _, path := range vectors.Files(f) {
+		if v := spec.Read[vector](f, path); v.Kind == "ticket" {
 			f.Add(v.Text)
 			seeds++
 		}
@@ -346,7 +290,7 @@ func FuzzTicket(f *testing.F) {
 		if err == nil && ticket.Text() != strings.Join(strings.Fields(text), "") {
 			t.Errorf("%q is written %q", text, ticket.Text())
 		}
-		if err == nil && strings.Contains(fmt.Sprintf("%v %+v %#v %s %q", ticket, ticket, ticket, ticket, ticket.Secret), octets(ticket.Secret.bytes())) {
+		if err == nil && strings.Contains(fmt.Sprintf("%v %+v %#v %s %q", ticket, ticket, ticket, ticket, ticket.Secret), hex.EncodeToString(ticket.Secret.bytes())) {
 			t.Error("the secret is printed")
 		}
 	})

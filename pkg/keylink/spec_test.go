@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"sealgate/test/cddl"
+	"sealgate/test/spec"
 )
 
 const specFile = "../../docs/spec/keylink.md"
@@ -16,21 +17,21 @@ const specFile = "../../docs/spec/keylink.md"
 // Every message that the code makes is one that the specification describes, and the other
 // way round every rule for a message has a message.
 func TestSpecDescribesTheMessages(t *testing.T) {
-	spec, err := cddl.Load(specFile)
+	rules, err := cddl.Load(specFile)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for typ, m := range samples(t) {
 		b := m.append(nil)
-		if err := spec.Check(m.name(), b); err != nil {
+		if err := rules.Check(m.name(), b); err != nil {
 			t.Errorf("%s: %v", m.name(), err)
 		}
-		if !strings.HasPrefix(spec[m.name()], fmt.Sprintf("[%d", typ)) {
-			t.Errorf("%s: rule %q does not begin with type %d", m.name(), spec[m.name()], typ)
+		if !strings.HasPrefix(rules[m.name()], fmt.Sprintf("[%d", typ)) {
+			t.Errorf("%s: rule %q does not begin with type %d", m.name(), rules[m.name()], typ)
 		}
 	}
 	messages := 0
-	for _, body := range spec {
+	for _, body := range rules {
 		if regexp.MustCompile(`^\[\d+[,\]]`).MatchString(body) {
 			messages++
 		}
@@ -42,11 +43,8 @@ func TestSpecDescribesTheMessages(t *testing.T) {
 
 // The examples are what the code makes; with UPDATE_SPEC=1 they are written anew.
 func TestSpecExamples(t *testing.T) {
-	b, err := os.ReadFile(specFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, _, ok := strings.Cut(string(b), "```examples\n")
+	text := spec.Text(t, specFile)
+	before, _, ok := strings.Cut(text, "```examples\n")
 	if !ok {
 		t.Fatal("no examples in the specification")
 	}
@@ -62,24 +60,21 @@ func TestSpecExamples(t *testing.T) {
 		}
 		return
 	}
-	if string(b) != want.String() {
+	if text != want.String() {
 		t.Errorf("the examples differ from what the code makes; UPDATE_SPEC=1 go test ./pkg/keylink writes them")
 	}
 }
 
 // The bounds in the specification are those of the code.
 func TestSpecBounds(t *testing.T) {
-	b, err := os.ReadFile(specFile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := spec.Text(t, specFile)
 	for _, want := range []string{
 		fmt.Sprintf("[0*%d key]", MaxKeys), fmt.Sprintf("[0*%d group-epoch]", MaxGroups), fmt.Sprintf("[0*%d counter]", MaxCounters),
 		fmt.Sprintf("[0*%d stream]", MaxStreams), fmt.Sprintf("[0*%d range]", MaxBurned), fmt.Sprintf("version: %d", ProtocolVersion), fmt.Sprintf("At most %d connections", maxConns), "1 to 1,048,576", "2^43",
 		fmt.Sprintf("Within %.0f seconds", helloTimeout.Seconds()), fmt.Sprintf("within %.0f seconds", adminTimeout.Seconds()),
 		fmt.Sprintf("after %.1f s, doubling to %.1f s", firstPause.Seconds(), lastPause.Seconds()),
 	} {
-		if !strings.Contains(string(b), want) {
+		if !strings.Contains(text, want) {
 			t.Errorf("the specification does not say %q", want)
 		}
 	}

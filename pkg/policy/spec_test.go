@@ -2,46 +2,43 @@ package policy
 
 import (
 	"bytes"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"sealgate/pkg/crypto"
 	"sealgate/test/cddl"
+	"sealgate/test/spec"
 )
 
 const specFile = "../../docs/spec/policy.md"
 
 func TestSpecDescribesTheDocument(t *testing.T) {
-	spec, err := cddl.Load(specFile)
+	rules, err := cddl.Load(specFile)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := plant().Marshal()
-	if err := spec.Check("policy", b); err != nil {
+	if err := rules.Check("policy", b); err != nil {
 		t.Error(err)
 	}
 	d := plant()
 	d.Groups[1].Pad = 64
-	if err := spec.Check("policy", d.Marshal()); err != nil {
+	if err := rules.Check("policy", d.Marshal()); err != nil {
 		t.Errorf("with an option: %v", err)
 	}
 	d.Groups[0].HideTopics, d.TopicKey = true, 3
-	if err := spec.Check("policy", d.Marshal()); err != nil {
+	if err := rules.Check("policy", d.Marshal()); err != nil {
 		t.Errorf("with hidden topics: %v", err)
 	}
-	if err := spec.Check("policy", bytes.Replace(b, []byte("\x64pass"), []byte("\x64past"), 1)); err == nil {
+	if err := rules.Check("policy", bytes.Replace(b, []byte("\x64pass"), []byte("\x64past"), 1)); err == nil {
 		t.Error("the rules accept a word that the code refuses")
 	}
 }
 
 // The defaults that the specification names are those of the code.
 func TestSpecNamesTheDefaults(t *testing.T) {
-	b, err := os.ReadFile(specFile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := strings.Join(strings.Fields(spec.Text(t, specFile)), " ")
 	g := DefaultGroup("x")
 	for word, ok := range map[string]bool{
 		`rotate "1h"`:                  g.Rotate == time.Hour,
@@ -60,7 +57,7 @@ func TestSpecNamesTheDefaults(t *testing.T) {
 		"or 16 to 65,536 bytes":        MinPad == 16 && crypto.MaxPad == 65536,
 		"the first three gateways and": DefaultKeepers == 3,
 	} {
-		if !ok || !strings.Contains(strings.Join(strings.Fields(string(b)), " "), word) {
+		if !ok || !strings.Contains(text, word) {
 			t.Errorf("specification and code disagree about %s", word)
 		}
 	}
