@@ -71,7 +71,7 @@ reproduce: dist
 .PHONY: image
 image: ## the appliance's disk image for x86-64, into dist/; needs no root
 	@$(MAKE) --no-print-directory -s dist PLATFORMS=linux/amd64
-	@firmware-image/appliance/build.sh dist/sealgate-x86_64.img dist/sealgate-linux-amd64
+	@firmware-image/appliance/build.sh amd64 dist/sealgate-x86_64.img dist/sealgate-linux-amd64
 
 .PHONY: test-firmware
 test-firmware: build ## boot the image in an emulated machine, set it up, cut its power; everything captured (as root)

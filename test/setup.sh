@@ -49,8 +49,6 @@ if [ "${1:-}" = firmware ]; then
 	need depmod kmod
 	need cpio cpio
 	need busybox busybox-static
-	[ -e /usr/lib/grub/i386-pc/boot.img ] || missing="$missing grub-pc-bin"
-	[ -d /usr/lib/grub/x86_64-efi ] || missing="$missing grub-efi-amd64-bin"
 	[ -e /usr/share/OVMF/OVMF_CODE.fd ] || missing="$missing ovmf"
 fi
 
