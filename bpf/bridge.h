@@ -3,11 +3,13 @@
  * The ports are isolated and an nftables table drops what the bridge would forward between them, so that nothing
  * crosses but what is sent across here: frames of the allowed kinds that are not steered. A steered packet is given to
  * the bridge as received by it; frames for the gateway itself and copies of broadcasts go the bridge's own way.
- *
- * Included by steer.c behind its parser.
  */
 #ifndef SEALGATE_BRIDGE_H
 #define SEALGATE_BRIDGE_H
+
+#include "devices.h"
+#include "packet.h"
+#include "socket.h"
 
 struct map_def SEC("maps") steer_bridge_map = {
 	.type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = sizeof(struct steer_bridge), .max_entries = 1,

@@ -1,5 +1,5 @@
-/* Devices: who a steered packet is from, whether they are kept out, and what is counted of them. steer.c includes this
- * once and calls admit() once, for every packet to a steered port.
+/* Devices: who a steered packet is from, whether they are kept out, and what is counted of them. steer.c calls admit()
+ * once, for every packet to a steered port.
  *
  * Nothing here adds to a map of devices. gatewayd does, when it accepts a connection, whose handshake proves the
  * address; so packets with made-up sources find no record, leave none, and push nobody's out. What keeps a device out
@@ -9,6 +9,8 @@
  */
 #ifndef SEALGATE_DEVICES_H
 #define SEALGATE_DEVICES_H
+
+#include "packet.h"
 
 /* Sizes of the maps. Those of devices take memory as they fill. */
 #define STEER_MAX_DEVICES 4096
