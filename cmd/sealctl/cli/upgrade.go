@@ -34,8 +34,10 @@ func upgradeKeep() *command {
 		name: "upgrade keep", args: "[flags]", short: "on an appliance, keep the slot that runs on trial if it works", run: runUpgradeKeep,
 		long: `
 Wait until this gateway has sealed a message, and make the slot that runs the one to start from.
-If no device has said anything by the end of the wait, keys and a sound uplink do. Otherwise exit
-with 1: the next start is of the slot before. The appliance runs this by itself.`,
+If no device has said anything by the end of the wait, it does that gatewayd has keys, that controld
+reaches the control broker, and that no connection to the broker failed, for the last quarter of the
+wait without a pause. Otherwise exit with 1: the next start is of the slot before. The appliance runs
+this by itself.`,
 	}
 }
 
@@ -263,9 +265,12 @@ func runUpgradeKeep(env cmdenv.Env, c *command, args []string) error {
 		return err
 	}
 	f.addr = cfg.Metrics.Listen
+	if f.keylink == "" {
+		f.keylink = cfg.Keylink
+	}
 	ctx, cancel := context.WithTimeout(env.Ctx, wait)
 	defer cancel()
-	if err := f.awaitSealing(ctx); err != nil {
+	if err := awaitSealing(ctx, wait, time.Second, f.ask); err != nil {
 		return fmt.Errorf("slot %s does not work, and is not kept: %w", running, err)
 	}
 	if err := tellLoader(device, "good", string(running)); err != nil {
@@ -275,34 +280,55 @@ func runUpgradeKeep(env cmdenv.Env, c *command, args []string) error {
 	return nil
 }
 
-// sealing is what of gatewayd's status tells whether it does its work.
-type sealing struct {
-	Ready   bool
-	Traffic struct {
-		Messages     map[string]map[string]uint64
-		UplinkErrors map[string]uint64 `json:"uplink_errors"`
-	}
-}
+// steady is the part of the time for which a gateway that no device has spoken to must have been in order, without a pause, to be kept.
+const steady = 4
 
-// awaitSealing waits for a sealed message; at the end of ctx it is content with a gateway that could.
-func (f *statusFlags) awaitSealing(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
+// awaitSealing waits for a sealed message. If there is none before ctx ends, wait later, it is content with a gateway that has been able to
+// seal one, and whose controld has reached the control broker, for the last part of that time: a kernel without a driver, or a daemon that
+// keeps ending, is not.
+func awaitSealing(ctx context.Context, wait, every time.Duration, ask func(context.Context) statusReport) error {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
-	for last := (sealing{}); ; {
-		var s sealing
-		if b, err := getStatus(ctx, f.addr); err == nil && json.Unmarshal(b, &s) == nil {
-			last = s
-		}
-		if last.Traffic.Messages["up"]["seal"] > 0 {
+	var since time.Time // it has been in order; zero: it is not
+	for end := errors.New("gatewayd has not been asked"); ; {
+		report := ask(ctx)
+		sealed, err := report.working()
+		switch {
+		case sealed:
 			return nil
+		case ctx.Err() != nil: // what was not answered was cut off
+		case err != nil:
+			since, end = time.Time{}, err
+		case since.IsZero():
+			since, end = time.Now(), errors.New("it has only just come to be in order")
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			if last.Ready && len(last.Traffic.UplinkErrors) == 0 {
+			if !since.IsZero() && time.Since(since) >= wait/steady {
 				return nil
 			}
-			return fmt.Errorf("no message was sealed; keys: %v, uplink errors: %v", last.Ready, last.Traffic.UplinkErrors)
+			return fmt.Errorf("no message was sealed within %v, and %w", wait, end)
 		}
 	}
+}
+
+// working tells whether a message was sealed; and if not, why there could be none, nil if there could.
+func (r *statusReport) working() (sealed bool, err error) {
+	var g gatewaydStatus
+	var c controldStatus
+	_, _ = json.Unmarshal(r.Gatewayd, &g), json.Unmarshal(r.Controld, &c)
+	switch {
+	case g.Traffic.Messages["up"]["seal"] > 0:
+		return true, nil
+	case len(r.Errors) > 0:
+		return false, errors.New(strings.Join(r.Errors, "; "))
+	case !g.Ready:
+		return false, errors.New("gatewayd has no policy and keys")
+	case !c.Connected:
+		return false, errors.New("controld does not reach the control broker")
+	case len(g.Traffic.Uplink) > 0:
+		return false, fmt.Errorf("connections to the broker fail: %s", counts(g.Traffic.Uplink))
+	}
+	return false, nil
 }
