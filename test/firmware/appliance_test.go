@@ -15,6 +15,7 @@ import (
 const (
 	brokerIP = "10.9.0.2"
 	deviceIP = "10.9.0.3"
+	routedIP = "10.8.0.3" // of a device behind a router
 )
 
 // TestAppliance puts an appliance as it comes out of the factory between devices and broker, sets it up at the console by a ticket, and cuts its power. From
@@ -43,11 +44,17 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-// open makes the cable to the uplink, and gives the devices their address; and what is at the ends: a broker with TLS, a DHCP server, a subscriber, and a device that publishes all the time.
-func (s *site) open(t *testing.T) (up wire) {
+// open makes the cable to the uplink, and gives the devices their address, in the network of the broker unless gateway is the router between that and theirs; and what
+// is at the ends: a broker with TLS, a DHCP server, a subscriber, and a device that publishes all the time.
+func (s *site) open(t *testing.T, gateway string) (up wire) {
 	t.Helper()
 	up = cable(t, s.uplink, "up")
-	s.sensor.AddAddr(t, "lan", deviceIP+"/24")
+	if gateway == "" {
+		s.sensor.AddAddr(t, "lan", deviceIP+"/24")
+	} else {
+		s.sensor.AddAddr(t, "lan", routedIP+"/24")
+		s.sensor.AddRoute(t, brokerIP+"/32", gateway)
+	}
 	s.uplink.AddAddr(t, "up", brokerIP+"/24")
 	s.wire = lab.NewCapture(t, s.uplink, "up")
 	lab.Mosquitto(t, lab.BrokerOptions{NS: s.uplink, TLS: 8883, Plain: 1883, Cert: s.ca.Issue(t, "broker", time.Time{}, brokerIP)})
@@ -121,7 +128,7 @@ func runAppliance(t *testing.T, k kind) {
 	lab.NeedRoot(t)
 	s := newSite(t)
 	lan := cable(t, s.sensor, "lan")
-	m := newMachine(t, k, lan, s.open(t))
+	m := newMachine(t, k, lan, s.open(t, ""))
 	m.on(t)
 	s.enrol(t, m)
 	s.awaitSealed(t, m, 0)
@@ -159,6 +166,9 @@ func (s *site) judge(t *testing.T) {
 	t.Helper()
 	if s.wire.Contains(s.marker) {
 		t.Errorf("what a device said crossed in clear: %q", s.wire.Find(s.marker)[0])
+	}
+	if n := len(s.wire.ToPort(1883, 0)); n > 0 { // a connection that comes to nothing is one that got past the gateway all the same
+		t.Errorf("%d packets to a steered port crossed", n)
 	}
 	if frames, _ := s.wire.Frames(); frames == 0 {
 		t.Error("the capture is empty")
