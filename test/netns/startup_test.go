@@ -252,6 +252,13 @@ func TestUnguarded(t *testing.T) {
 		p.Conf.Set("steer", "ports", []int{p.DevicePort, 1999})
 		p.WriteConf(t)
 		failing{code: 1, says: []string{can, "does not cover port 1999", run}}.check(t, start)
+		p.Conf.Set("steer", "ports", []int{p.DevicePort})
+		p.WriteConf(t)
+		p.StartGatewayd(t)
+		if err := p.Gatewayd.AwaitLine(lab.Within(t, time.Minute), `"modes in which this kernel can steer, as -setup found" can="tc tproxy redirect nfqueue" cannot=""`); err != nil {
+			t.Error(err)
+		}
+		p.Gatewayd.Kill()
 		p.Teardown(t)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 
@@ -151,6 +152,13 @@ func setup(env cmdenv.Env, cfg *config.Config) error {
 	for _, m := range modes {
 		fmt.Fprintf(env.Stdout, "mode %s: %s\n", m.Name, m.Detail)
 	}
+	t, err := here()
+	if t.Modes = modes; err == nil {
+		err = t.keep(trialFile(cfg))
+	}
+	if err != nil {
+		fmt.Fprintf(env.Stdout, "a start will not say so, for it cannot be kept: %v\n", err)
+	}
 	return refuseMode(cfg.Steer.Mode, modes, slog.New(slog.DiscardHandler))
 }
 
@@ -185,6 +193,7 @@ func teardown(env cmdenv.Env, cfg *config.Config) error {
 		fmt.Fprintln(env.Stdout, "mode listen: nothing to remove")
 		return nil
 	}
+	_ = os.Remove(trialFile(cfg)) // a missing one is as good
 	fmt.Fprintln(env.Stdout, "classifier detached, redirection removed")
 	fmt.Fprintln(env.Stdout, "policy route removed")
 	fmt.Fprintf(env.Stdout, "guard removed: TCP to %s is forwarded in clear from now on\n", portList(cfg.Steer.Ports))

@@ -2,9 +2,13 @@ package daemon
 
 import (
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
+	"sealgate/pkg/config"
 	"sealgate/pkg/steer"
 )
 
@@ -43,4 +47,69 @@ func TestRefuseMode(t *testing.T) {
 	if err := refuseMode("tc", nothing, slog.New(slog.DiscardHandler)); err == nil || strings.Contains(err.Error(), "or set") {
 		t.Errorf("no mode at all: %v", err)
 	}
+}
+
+// What -setup found on this kernel since it booted is what a start says, in one line; anything else in its place is refused with the reason.
+func TestSayModes(t *testing.T) {
+	found, err := here()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found.Modes = steer.Modes([]steer.Ability{{Name: "sk_assign", Detail: "the classifier: none"}, {Name: "nfqueue", Detail: "packets in passing: \"none\"\n"}})
+	older, elsewhere, fewer := found, found, found
+	older.Boot, elsewhere.Kernel, fewer.Modes = "0", "2.4.0", found.Modes[1:]
+	kept := func(tr trial) func(path string) error { return tr.keep }
+	text := func(edit func(string) string) func(path string) error {
+		return func(path string) error {
+			if err := found.keep(path); err != nil {
+				return err
+			}
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(path, []byte(edit(string(b))), 0o644)
+		}
+	}
+	for name, c := range map[string]struct {
+		put  func(path string) error
+		says string
+	}{
+		"found":         {kept(found), `can="tproxy redirect" cannot="tc: this kernel cannot: sk_assign: the classifier: none; nfqueue: this kernel cannot: nfqueue: packets in passing: \"none\"\n"`},
+		"missing":       {func(string) error { return nil }, "no such file"},
+		"another boot":  {kept(older), "before this machine was started"},
+		"other kernel":  {kept(elsewhere), "before this machine was started"},
+		"a mode less":   {kept(fewer), "other modes"},
+		"a byte more":   {text(func(s string) string { return s + " " }), "not as"},
+		"a key more":    {text(func(s string) string { return `{"more":1,` + s[1:] }), "not as"},
+		"a key twice":   {text(func(s string) string { return `{"kernel":"",` + s[1:] }), "not as"},
+		"cut off":       {text(func(s string) string { return s[:len(s)-1] }), "unexpected end"},
+		"no end":        {text(func(s string) string { return s + strings.Repeat(" ", maxTrial) }), "more than"},
+		"a symlink":     {func(path string) error { return os.Symlink("/proc/self/environ", path) }, "symbolic links"},
+		"a pipe":        {func(path string) error { return syscall.Mkfifo(path, 0o644) }, "is not a file of root's"},
+		"a group's too": {func(path string) error { return chmodded(found.keep(path), path, 0o664) }, "is not a file of root's"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := &config.Config{Keylink: filepath.Join(t.TempDir(), "keylink.sock")}
+			cfg.Steer.Mode = config.ModeTC
+			if err := c.put(trialFile(cfg)); err != nil {
+				t.Fatal(err)
+			}
+			var said strings.Builder
+			sayModes(cfg, slog.New(slog.NewTextHandler(&said, nil)))
+			if strings.Count(said.String(), "\n") != 1 || !strings.Contains(said.String(), c.says) || (name == "found") == strings.Contains(said.String(), "not known") {
+				t.Errorf("want %s; the log says:\n%s", c.says, said.String())
+			}
+			if left, _ := filepath.Glob(filepath.Join(filepath.Dir(cfg.Keylink), ".modes-*")); len(left) > 0 {
+				t.Errorf("left over: %q", left)
+			}
+		})
+	}
+}
+
+func chmodded(err error, path string, mode os.FileMode) error {
+	if err != nil {
+		return err
+	}
+	return os.Chmod(path, mode)
 }

@@ -82,6 +82,7 @@ func run(env cmdenv.Env, cfg *config.Config, log *slog.Logger, takeover bool) (e
 	}
 	defer steering.Close()
 	d.steering.Store(steering)
+	sayModes(cfg, log)
 	if err := d.confine(env); err != nil {
 		return err
 	}
