@@ -1,11 +1,14 @@
 package openwrt
 
 import (
+	"debug/buildinfo"
 	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -67,16 +70,28 @@ func TestFeeds(t *testing.T) {
 			if got := installed(t, filepath.Join(out, "root")); !maps.Equal(got, modes(want)) {
 				t.Errorf("installs\n%v\nwant\n%v", got, modes(want))
 			}
-			if feed == "25.12" {
-				if _, err := os.Stat(filepath.Join(out, "build", "sealgate-"+strings.TrimSuffix(want.Version, "-r1"), "cmd/sealgate/main.go")); err != nil {
-					t.Error(err)
-				}
+			if got := read(t, filepath.Join(out, "root/usr/sbin/sealgate")); feed == "24.10" && got != "binary" {
+				t.Errorf("the binary became %q", got)
 			}
 			luci := makes(t, filepath.Join("feed", feed, "luci-app-sealgate"), out, "facts")
 			if luci != want.Version+" all +luci-base +sealgate\n" {
 				t.Errorf("luci-app-sealgate says %q", luci)
 			}
 		})
+	}
+}
+
+// What the newer feed builds from source is no program of cgo, which would refuse to run (pkg/confine).
+func TestFeedBuilds(t *testing.T) {
+	committed(t)
+	out := t.TempDir()
+	makes(t, "feed/25.12/sealgate", out, "compile")
+	info, err := buildinfo.ReadFile(filepath.Join(out, "bin/sealgate"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(info.Settings, debug.BuildSetting{Key: "CGO_ENABLED", Value: "0"}) || slices.Contains(info.Settings, debug.BuildSetting{Key: "-buildmode", Value: "pie"}) {
+		t.Errorf("built with %v", info.Settings)
 	}
 }
 

@@ -11,6 +11,9 @@ PKG_VERSION:=$(shell TZ=UTC git -C $(SEALGATE_DIR) log -1 --format=%cd --date=fo
 PKG_RELEASE:=1
 PKG_BUILD_DIR=$(BUILD_DIR)/$(PKG_NAME)-$(PKG_VERSION)
 
+# What pkg/confine and `make dist` know.
+SEALGATE_ARCH_DEPENDS:=@(aarch64||arm||mips||mipsel||x86_64)
+
 # The names of the ipk's control file, without libc: the build adds that.
 SEALGATE_DEPENDS:=$(shell sed -n 's/^Depends: libc, //p' $(SEALGATE_FILES)/control | tr -d ,)
 

@@ -5,3 +5,4 @@ INSTALL_DIR:=install -d -m0755
 INSTALL_BIN:=install -m0755
 CP:=cp -fpR
 LN:=ln -sf
+RSTRIP:=sh -c 'truncate -s 1 "$$1/usr/sbin/sealgate"' --

@@ -1,11 +1,14 @@
 define BuildPackage
 $(eval $(call Package/$(1)))
-.PHONY: prepare install facts
+.PHONY: prepare compile install facts
 prepare:
 	$$(call Build/Prepare)
+compile: prepare
+	$$(call Build/Compile)
 install: prepare
 	mkdir -p $$(OUT)/root
 	$$(call Package/$(1)/install,$$(OUT)/root)
+	$$(RSTRIP) $$(OUT)/root
 facts:
 	@echo '$(PKG_NAME) $$(PKG_VERSION)-r$$(PKG_RELEASE)'
 	@echo '$(USERID)'
