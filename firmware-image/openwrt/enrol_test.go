@@ -36,6 +36,12 @@ func (f *fleet) ticket(t *testing.T, name string) string {
 	return ticket
 }
 
+// publish gives the policy of the fleet's directory to whoever follows it.
+func (f *fleet) publish(t *testing.T) {
+	t.Helper()
+	lab.MustRun(t, lab.Within(t, time.Minute), lab.Cmd{NS: f.ns, Path: f.sealctl, Args: []string{"policy", "publish", f.dir, "-b", f.url, "-i", filepath.Join(f.dir, "members/alice"), "--cafile", f.ca}})
+}
+
 func (f *fleet) run(t *testing.T, args ...string) string {
 	t.Helper()
 	return lab.MustRun(t, lab.Within(t, time.Minute), lab.Cmd{Path: f.sealctl, Args: args})
