@@ -88,11 +88,12 @@ demo: build ## the main job, from an unmodified publisher through a broker that 
 	@./test/setup.sh demo
 	@SEALGATE_BIN=$(BIN) $(GO) run ./test/demo
 
+# Packages mostly wait, for time-outs that are tested: four at once keep two cores busy. The longest comes first.
 .PHONY: test
 test: setup build ## all tests, and the test vectors once more with the implementation in Python
 	@if [ -n "$(REQUIRE)" ] || /usr/bin/python3 -c 'import cbor2, cryptography' 2>/dev/null; \
 		then /usr/bin/python3 -B test/vectors/check.py; else echo "Without python3-cbor2 and python3-cryptography: the second implementation is left out."; fi
-	SEALGATE_BIN=$(BIN) SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -timeout 15m -p 2 $$($(GO) list ./... | grep -v /test/bypass)
+	SEALGATE_BIN=$(BIN) SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -timeout 15m -p 4 $$($(GO) list ./test/netns ./... | grep -v /test/bypass)
 	@$(MAKE) --no-print-directory bypass
 	@if [ -n "$(REQUIRE)" ] || (cd test/cluster && $(GO) list -deps . github.com/nats-io/nats-server/v2 >/dev/null 2>&1); \
 		then $(MAKE) --no-print-directory cluster; else echo "nats-server cannot be fetched: the test with a cluster is left out."; fi
@@ -170,7 +171,7 @@ objects:
 
 .PHONY: race
 race:
-	CGO_ENABLED=1 SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -race -short -timeout 15m -p 2 ./pkg/... ./cmd/... ./bpf/...
+	CGO_ENABLED=1 SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -race -short -timeout 15m -p 4 ./cmd/... ./pkg/... ./bpf/...
 
 .PHONY: bench
 bench: setup build ## gatewayd beside HAProxy: processor time a message, memory, sizes
