@@ -103,11 +103,8 @@ func opened(lines []string) (n int) {
 // enrol sets the machine up at its console.
 func (s *site) enrol(t *testing.T, m *machine) {
 	t.Helper()
-	code, ticket, errs := lab.Run(t, lab.Within(t, patience), lab.Cmd{Path: s.programs.Sealctl, Args: []string{"fleet", "ticket", s.fleet.Dir, "--name", "gw1"}})
-	if code != 0 {
-		t.Fatal(errs)
-	}
-	lab.Start(t, s.sealctl("fleet serve", s.fleet.Dir))
+	ticket := s.ticket(t)
+	s.serve(t)
 	pem, err := os.ReadFile(s.ca.File)
 	if err != nil {
 		t.Fatal(err)
@@ -115,12 +112,33 @@ func (s *site) enrol(t *testing.T, m *machine) {
 	m.says(t, "Not set up yet")
 	m.types(t, "setup")
 	m.says(t, "A ticket makes this gateway")
-	m.types(t, strings.TrimSpace(ticket))
+	m.types(t, ticket)
 	m.says(t, "The broker that keys are exchanged over")
 	m.types(t, "mqtts://"+brokerIP+":8883")
 	m.says(t, "The CA of its certificate")
 	m.types(t, strings.TrimSpace(string(pem)))
 	m.says(t, "Done: this is gateway")
+	s.publishPolicy(t)
+}
+
+// ticket makes one for the machine.
+func (s *site) ticket(t *testing.T) string {
+	t.Helper()
+	code, ticket, errs := lab.Run(t, lab.Within(t, patience), lab.Cmd{Path: s.programs.Sealctl, Args: []string{"fleet", "ticket", s.fleet.Dir, "--name", "gw1"}})
+	if code != 0 {
+		t.Fatal(errs)
+	}
+	return strings.TrimSpace(ticket)
+}
+
+// serve has the operator answer who comes with a ticket.
+func (s *site) serve(t *testing.T) {
+	t.Helper()
+	lab.Start(t, s.sealctl("fleet serve", s.fleet.Dir))
+}
+
+func (s *site) publishPolicy(t *testing.T) {
+	t.Helper()
 	lab.MustRun(t, lab.Within(t, patience), s.sealctl("policy publish", s.fleet.Dir, "-i", s.fleet.Identity("ops")))
 }
 

@@ -28,7 +28,10 @@ func setupCommand() *command {
 		long: `
 Ask for the ticket that the operator made, for the broker and the CA of its certificate, and for
 the two sides that the gateway stands between; check each answer; write the configuration and
-become a member of the fleet. A gateway that is set up already is left alone.`,
+become a member of the fleet. A gateway that is set up already is left alone.
+
+With --from nothing is asked: the files ticket, broker and ca.pem in that directory have the
+answers. Exit code 2 if one is missing or wrong, 1 if something else did not work: try again.`,
 	}
 }
 
@@ -43,27 +46,50 @@ type wizard struct {
 	caPEM   []byte // empty: the system's roots
 	lan, up string
 	bridge  string
+	wait    string // how long controld waits for the operator; "": as long as it does by itself
 }
 
 // maxAnswer is the longest line that is read: a ticket is the longest answer.
 const maxAnswer = 4 * enrol.MaxTicket
 
+// unattendedWait is how long one attempt waits for the operator's answer: whoever runs it tries again, and can say meanwhile what is missing.
+const unattendedWait = "1m"
+
 func runSetup(env cmdenv.Env, c *command, args []string) error {
+	var from string
+	var check bool
 	w := &wizard{env: env, in: bufio.NewReader(env.Stdin)}
 	o := newOptions(c)
 	o.text(&w.file, "config", config.DefaultPath, "FILE", "the configuration to write (default "+config.DefaultPath+")")
 	o.text(&w.lan, "lan", "", "INTERFACE", "on the devices' side; asked for if not given")
 	o.text(&w.up, "uplink", "", "INTERFACE", "towards the broker; asked for if not given")
 	o.text(&w.bridge, "bridge", "", "INTERFACE", "the bridge of the two, if the gateway stands within one network")
+	o.text(&from, "from", "", "DIR", "take the answers from files in DIR, and ask nothing")
+	o.yes(&check, "check", "with --from: only look at the files, and print place.conf, an appliance's, as far as it is there")
 	if err := o.parse(env, args, 0, 0); err != nil {
 		return err
+	}
+	if from != "" && !check && (w.lan == "" || w.up == "") || check && from == "" {
+		return usagef("--from goes with --lan and --uplink, or with --check")
 	}
 	if _, err := os.Stat(w.file); err == nil {
 		return fmt.Errorf("%s exists: this gateway is set up. `sealctl status` shows how it is; to begin anew remove that file and the identity it names", w.file)
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	for _, step := range []func() error{w.askTicket, w.askBroker, w.askSides, w.check, w.join, w.write} {
+	steps := []func() error{w.askTicket, w.askBroker, w.askSides, w.check, w.join, w.write}
+	if from != "" {
+		place, err := w.fromFiles(from)
+		if check && err == nil {
+			_, err = io.WriteString(env.Stdout, place)
+		}
+		if check || err != nil {
+			return err
+		}
+		w.wait = unattendedWait
+		steps = []func() error{w.tryBroker, w.check, w.join, w.write}
+	}
+	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
 		}
@@ -122,26 +148,24 @@ func (w *wizard) askTicket() error {
 		return nil
 	}
 	w.say("A ticket makes this gateway a member of a fleet, once. The operator makes it with `sealctl fleet ticket`,\nand has `sealctl fleet serve` running.")
-	return w.ask("Ticket", "", func(answer string) error {
-		t, err := enrol.ParseTicket(answer)
-		if err != nil {
-			return err
-		}
-		w.ticket, w.member = answer, crypto.Member{Fleet: t.Fleet, Role: t.Role, Name: t.Name}
-		w.say("  %s", t)
-		return nil
-	})
+	return w.ask("Ticket", "", w.takeTicket)
+}
+
+func (w *wizard) takeTicket(text string) error {
+	t, err := enrol.ParseTicket(text)
+	if err != nil {
+		return err
+	}
+	w.ticket, w.member = text, crypto.Member{Fleet: t.Fleet, Role: t.Role, Name: t.Name}
+	w.say("  %s", t)
+	return nil
 }
 
 // askBroker asks for broker and CA, and tries them: a wrong one would show only after the ticket has been sent in vain.
 func (w *wizard) askBroker() error {
 	w.say("\nThe broker that keys are exchanged over, by TLS: mqtts://HOST or mqtts://HOST:PORT.")
 	for {
-		err := w.ask("Broker", "", func(answer string) error {
-			w.broker = answer
-			_, err := session.ParseBroker(answer)
-			return err
-		})
+		err := w.ask("Broker", "", w.takeBroker)
 		if err == nil && strings.HasPrefix(w.broker, "mqtts:") {
 			err = w.askCA()
 		}
@@ -156,24 +180,39 @@ func (w *wizard) askBroker() error {
 	}
 }
 
+func (w *wizard) takeBroker(url string) error {
+	w.broker = url
+	_, err := session.ParseBroker(url)
+	return err
+}
+
 // askCA reads a path or a pasted certificate.
 func (w *wizard) askCA() error {
 	w.say("The CA of its certificate: the path of a PEM file, or paste the file here; nothing: a CA that this system trusts.")
 	return w.ask("CA", "", func(answer string) (err error) {
+		var pem []byte
 		switch {
 		case answer == "":
 			w.caPEM = nil
 			return nil
 		case strings.HasPrefix(answer, "-----BEGIN "):
-			w.caPEM, err = w.paste(answer)
+			pem, err = w.paste(answer)
 		default:
-			w.caPEM, err = os.ReadFile(answer)
+			pem, err = os.ReadFile(answer)
 		}
-		if err == nil && !x509.NewCertPool().AppendCertsFromPEM(w.caPEM) {
-			err = errors.New("there is no certificate in it")
+		if err != nil {
+			return err
 		}
-		return err
+		return w.takeCA(pem)
 	})
+}
+
+func (w *wizard) takeCA(pem []byte) error {
+	if !x509.NewCertPool().AppendCertsFromPEM(pem) {
+		return errors.New("there is no certificate in it")
+	}
+	w.caPEM = pem
+	return nil
 }
 
 // paste reads the rest of a certificate whose first line has come.
@@ -297,6 +336,9 @@ func (w *wizard) join() error {
 	args := []string{"-join", "-", "-broker", w.broker, "-identity", w.identity()}
 	if w.caPEM != nil {
 		args = append(args, "-cafile", w.caFile())
+	}
+	if w.wait != "" {
+		args = append(args, "-wait", w.wait)
 	}
 	cmd := exec.CommandContext(w.env.Ctx, program, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(w.ticket), io.Discard, w.env.Stderr
