@@ -105,7 +105,8 @@ func (w *wizard) fromFiles(dir string) (place string, err error) {
 	if id, _, _, err := member.LoadIdentity(w.identity()); err == nil {
 		w.member = id.Member()
 	} else {
-		refuse("ticket", a.need("ticket", w.takeTicket, "the line that `sealctl fleet ticket` printed"))
+		take := func(text string) error { _, err := w.takeTicket(text); return err }
+		refuse("ticket", a.need("ticket", take, "the line that `sealctl fleet ticket` printed"))
 	}
 	refuse("broker", a.need("broker", w.takeBroker, "a line such as mqtts://broker.example:8883"))
 	if pem, ok := a["ca.pem"]; ok || strings.HasPrefix(w.broker, "mqtts:") {
@@ -118,6 +119,7 @@ func (w *wizard) fromFiles(dir string) (place string, err error) {
 	if err := errors.Join(wrong...); err != nil {
 		return "", usagef("%v", err)
 	}
+	w.say("The files fit: this is to be %s %q of fleet %q.", w.member.Role, w.member.Name, w.member.Fleet)
 	return place, nil
 }
 

@@ -53,7 +53,7 @@ type wizard struct {
 const maxAnswer = 4 * enrol.MaxTicket
 
 // unattendedWait is how long one attempt waits for the operator's answer: whoever runs it tries again, and can say meanwhile what is missing.
-const unattendedWait = "1m"
+const unattendedWait = "30s"
 
 func runSetup(env cmdenv.Env, c *command, args []string) error {
 	var from string
@@ -148,17 +148,21 @@ func (w *wizard) askTicket() error {
 		return nil
 	}
 	w.say("A ticket makes this gateway a member of a fleet, once. The operator makes it with `sealctl fleet ticket`,\nand has `sealctl fleet serve` running.")
-	return w.ask("Ticket", "", w.takeTicket)
+	return w.ask("Ticket", "", func(answer string) error {
+		t, err := w.takeTicket(answer)
+		if err == nil {
+			w.say("  %s", t)
+		}
+		return err
+	})
 }
 
-func (w *wizard) takeTicket(text string) error {
+func (w *wizard) takeTicket(text string) (*enrol.Ticket, error) {
 	t, err := enrol.ParseTicket(text)
-	if err != nil {
-		return err
+	if err == nil {
+		w.ticket, w.member = text, crypto.Member{Fleet: t.Fleet, Role: t.Role, Name: t.Name}
 	}
-	w.ticket, w.member = text, crypto.Member{Fleet: t.Fleet, Role: t.Role, Name: t.Name}
-	w.say("  %s", t)
-	return nil
+	return t, err
 }
 
 // askBroker asks for broker and CA, and tries them: a wrong one would show only after the ticket has been sent in vain.
@@ -342,7 +346,10 @@ func (w *wizard) join() error {
 	}
 	cmd := exec.CommandContext(w.env.Ctx, program, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(w.ticket), io.Discard, w.env.Stderr
-	if err := cmd.Run(); err != nil {
+	switch err := cmd.Run(); {
+	case err != nil && w.wait != "":
+		return fmt.Errorf("not enrolled yet (%w)", err)
+	case err != nil:
 		return fmt.Errorf("not enrolled (%w); run this again with the same ticket when that is mended", err)
 	}
 	return nil
