@@ -17,7 +17,7 @@ func TestUnattended(t *testing.T) {
 	lab.NeedRoot(t)
 	s := newSite(t)
 	lan := cable(t, s.sensor, "lan")
-	m := newMachine(t, kinds()[0], lan, s.open(t))
+	m := newMachine(t, kinds()[0], lan, s.open(t, ""))
 	ticket := s.ticket(t)
 	pem, err := os.ReadFile(s.ca.File)
 	if err != nil {
