@@ -21,7 +21,7 @@ func TestScripts(t *testing.T) {
 	if len(scripts) < 10 {
 		t.Fatalf("only %d scripts found: %v", len(scripts), scripts)
 	}
-	if out, err := exec.Command(check, slices.Concat([]string{"-s", "sh", "-e", "SC1091"}, scripts)...).CombinedOutput(); err != nil {
+	if out, err := exec.Command(check, slices.Concat([]string{"-s", "sh", "-x", "-e", "SC1091"}, scripts)...).CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
