@@ -168,7 +168,7 @@ func TestFlashIsWrittenRarely(t *testing.T) {
 	step("a change of policy", "etc/sealgate/state/controld/", "etc/sealgate/state/controld/floor", "etc/sealgate/state/controld/policy.cose")
 	f.run(t, "fleet", "revoke", f.dir, "--name", "bob")
 	f.publish(t)
-	epoch = s.sending(epoch)
+	s.sending(epoch)
 	step("a revocation, and the keys that follow it", "etc/sealgate/state/controld/", "etc/sealgate/state/controld/floor", "etc/sealgate/state/controld/policy.cose")
 	s.do(stop)
 	step("the end")

@@ -208,6 +208,9 @@ func TestFirstBoot(t *testing.T) {
 			if got := r.read("/etc/passwd"); got != want {
 				t.Errorf("accounts\n%s", got)
 			}
+			if got := r.read("/uci/firewall/sealgate/path"); !exists(r, got) || r.read("/uci/firewall/sealgate/fw4_compatible") != "1" {
+				t.Errorf("fw4 is told of %q", got)
+			}
 		})
 	}
 }

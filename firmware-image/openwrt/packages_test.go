@@ -46,6 +46,7 @@ func TestDaemonsPackage(t *testing.T) {
 		"/etc/sealgate/sealgate.toml":                        "-> /var/run/sealgate/sealgate.toml",
 		"/etc/uci-defaults/80-sealgate":                      "-rwxr-xr-x",
 		"/lib/upgrade/keep.d/sealgate":                       "-rw-r--r--",
+		"/usr/lib/sealgate/firewall.sh":                      "-rw-r--r--",
 		"/usr/lib/sealgate/functions.sh":                     "-rw-r--r--",
 		"/usr/libexec/sealgate/gatewayd":                     "-rwxr-xr-x",
 		"/usr/sbin/controld":                                 "-> sealgate",

@@ -56,18 +56,9 @@ func newRouter(t *testing.T) *router {
 	if err := os.Chmod(r.root, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	p, err := Daemons(".", "x86_64", nil, at)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.install(t, write(t, p))
-	binary, err := program()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.copy(t, binary, "/usr/sbin/sealgate") // in place of the empty one: it need not be packed for each test
+	r.unpack(t)
 	r.tools(t)
-	err = fs.WalkDir(os.DirFS("testdata/router"), ".", func(name string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(os.DirFS("testdata/router"), ".", func(name string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {
 			r.copy(t, filepath.Join("testdata/router", name), "/"+name)
 		}
@@ -88,6 +79,21 @@ func newRouter(t *testing.T) *router {
 	return r
 }
 
+// unpack installs the package, but runs none of its scripts.
+func (r *router) unpack(t *testing.T) {
+	t.Helper()
+	p, err := Daemons(".", "x86_64", nil, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.install(t, write(t, p))
+	binary, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.copy(t, binary, "/usr/sbin/sealgate") // in place of the empty one: it need not be packed for each test
+}
+
 // install unpacks a package as opkg does, with tar.
 func (r *router) install(t *testing.T, ipk []byte) {
 	t.Helper()
@@ -95,7 +101,9 @@ func (r *router) install(t *testing.T, ipk []byte) {
 	if err := os.WriteFile(file, ipk, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	script := `tar -xzOf "$1" ./data.tar.gz | tar -xzpf - -C "$2" && mkdir -p "$2/usr/lib/opkg/info" && tar -xzOf "$1" ./control.tar.gz | tar -xzf - -C "$2/usr/lib/opkg/info"`
+	script := `tar -xzOf "$1" ./data.tar.gz | tar -xzpf - -C "$2" && mkdir -p "$2/usr/lib/opkg/info" && cd "$2/usr/lib/opkg/info" &&
+tar -xzOf "$1" ./control.tar.gz | tar -xzf - && for f in control conffiles postinst prerm; do mv "$f" "sealgate.$f"; done &&
+tar -xzOf "$1" ./data.tar.gz | tar -tzf - | sed -n 's,^\.\(/.*[^/]\)$,\1,p' >sealgate.list`
 	if out, err := exec.Command("/bin/sh", "-c", script, "sh", file, r.root).CombinedOutput(); err != nil {
 		t.Fatalf("unpacking: %v\n%s", err, out)
 	}

@@ -51,7 +51,7 @@ func (r *router) shell(t *testing.T, flags uintptr) *shell {
 		}
 		cmd.Wait()
 	})
-	s.do("/bin/busybox mount -t proc proc /proc && mount -t tmpfs tmpfs /var && mkdir /var/run && mount -t tmpfs tmpfs /tmp && chmod 1777 /tmp")
+	s.do("/bin/busybox mount -t proc proc /proc && mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /var && mkdir /var/run && mount -t tmpfs tmpfs /tmp && chmod 1777 /tmp")
 	return s
 }
 

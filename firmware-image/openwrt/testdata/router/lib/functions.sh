@@ -52,8 +52,33 @@ uci() {
 		mkdir -p "${file%/*}"
 		printf %s "${2#*=}" >"$file.$n"
 		;;
+	set)
+		mkdir -p "${file%/*}"
+		case "$item" in *.*.*) printf %s "${2#*=}" >"$file" ;; esac
+		;;
 	commit) record uci commit "$2" ;;
 	esac
+}
+
+# What every package's postinst and prerm call. opkg sets PKG_UPGRADE when another version of the package comes or goes.
+of_package() { grep "^$1" /usr/lib/opkg/info/sealgate.list; }
+default_postinst() {
+	local script
+	for script in $(of_package /etc/uci-defaults/); do
+		# shellcheck disable=SC1090
+		[ ! -e "$script" ] || { ( . "$script" ) && rm -f "$script"; }
+	done
+	for script in $(of_package /etc/init.d/); do
+		[ "$PKG_UPGRADE" = 1 ] || "$script" enable
+		"$script" start
+	done
+}
+default_prerm() {
+	local script
+	for script in $(of_package /etc/init.d/); do
+		[ "$PKG_UPGRADE" = 1 ] || "$script" disable
+		"$script" stop
+	done
 }
 
 logger() { record logger "$@"; }
