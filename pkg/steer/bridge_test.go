@@ -264,6 +264,7 @@ func TestBridgePlugged(t *testing.T) {
 			p.mustCut() // never started
 			p.newWire()
 			d := p.start()
+			p.awaitSteered() // the device may still be at asking for an address that nothing took across until now
 			p.mustSteer()
 			do(p)
 			p.awaitSteered()
