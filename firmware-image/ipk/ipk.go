@@ -37,6 +37,7 @@ type Package struct {
 	// further lines of one field begin with a space. Installed-Size is added.
 	Control   string
 	Conffiles []string // paths of Files that an upgrade leaves as the user has them
+	Postinst  string   // commands of the package's own, for the shell, after those that every package has; may be empty
 	Files     []File
 }
 
@@ -72,6 +73,9 @@ func (p *Package) Write(w io.Writer, at time.Time) error {
 		{Path: "/control", Mode: 0o644, Body: p.controlFile()},
 		{Path: "/postinst", Mode: 0o755, Body: []byte(postinst)},
 		{Path: "/prerm", Mode: 0o755, Body: []byte(prerm)},
+	}
+	if p.Postinst != "" {
+		members = append(members, File{Path: "/postinst-pkg", Mode: 0o755, Body: []byte(p.Postinst)}) // which default_postinst looks for
 	}
 	if len(p.Conffiles) > 0 {
 		members = append(members, File{Path: "/conffiles", Mode: 0o644, Body: []byte(strings.Join(slices.Sorted(slices.Values(p.Conffiles)), "\n") + "\n")})

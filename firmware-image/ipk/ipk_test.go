@@ -20,6 +20,7 @@ func sample() *Package {
 		Name: "sealgate", Version: "0.20260102.030405-r1", Architecture: "mipsel_24kc",
 		Control:   "Depends: libc\nRequire-User: sealgate=5883:sealgate=5883\nDescription: two\n lines\n",
 		Conffiles: []string{"/etc/config/sealgate"},
+		Postinst:  "true\n",
 		Files: []File{
 			{Path: "/usr/sbin/sealgate", Mode: 0o755, Body: []byte("binary")},
 			{Path: "/usr/sbin/gatewayd", Link: "sealgate"},
@@ -85,13 +86,14 @@ func TestStructure(t *testing.T) {
 	for name, want := range map[string]string{
 		"control": "Package: sealgate\nVersion: 0.20260102.030405-r1\nDepends: libc\nRequire-User: sealgate=5883:sealgate=5883\nArchitecture: mipsel_24kc\n" +
 			"Installed-Size: 13\nDescription: two\n lines\n",
-		"conffiles": "/etc/config/sealgate\n",
+		"conffiles":    "/etc/config/sealgate\n",
+		"postinst-pkg": "true\n",
 	} {
 		if b, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(b) != want {
 			t.Errorf("%s is %q, want %q (%v)", name, b, want, err)
 		}
 	}
-	for _, script := range []string{"postinst", "prerm"} {
+	for _, script := range []string{"postinst", "postinst-pkg", "prerm"} {
 		info, err := os.Stat(filepath.Join(dir, script))
 		if err != nil || info.Mode().Perm() != 0o755 {
 			t.Errorf("%s: %v, %v; want mode 0755", script, info, err)

@@ -137,18 +137,19 @@ func TestStatusPage(t *testing.T) {
 	traffic := gatewayd["traffic"].(map[string]any)
 	traffic["devices"] = []any{map[string]any{"client": evil, "device": "192.0.2.7:40001", "broker": "10.0.0.1:8883", "seconds": 300, "up": 12345, "down": 3, "refused": 1}}
 	status["controld"].(map[string]any)["alarms"], status["controld"].(map[string]any)["last_alarm"] = 3, "sender is revoked "+evil
+	gatewayd["groups"].([]any)[0].(map[string]any)["stale"] = true
 	traffic["checkpoints"] = map[string]any{"recent": []any{map[string]any{"kind": "dropped", "group": "default", "sender": "gw2", "topic": "plant/" + evil}}}
 	b, _ := json.Marshal(status)
-	o := open(t, "status", page{view: "sealgate/status", exec: map[string]any{askStatus: answer{Stdout: string(b)}}})
+	o := open(t, "status", page{view: "sealgate/status", exec: map[string]any{askStatus: answer{Stdout: string(b)}, askEnrol: enrolState(true, -1, "")}})
 	o.shows(t, "Gateway gw1 (plant)", "Devices are served yes", "Control broker connected", fmt.Sprint("Policy version ", gatewayd["policy_version"]),
-		evil+" 192.0.2.7:40001 10.0.0.1:8883 5 min 12\u00a0345 3 1", "controld, 3 times sender is revoked "+evil, "dropped default gw2 plant/"+evil)
+		evil+" 192.0.2.7:40001 10.0.0.1:8883 5 min 12\u00a0345 3 1", "control plane, 3 times sender is revoked "+evil, "dropped default gw2 plant/"+evil, "no word from a keeper Group default is sealed for ")
 	if epoch := gatewayd["groups"].([]any)[0].(map[string]any)["sending"]; epoch == nil || !strings.Contains(o.text, "default "+epoch.(string)) {
 		t.Errorf("the page does not show group default with epoch %v:\n%s", epoch, o.text)
 	}
 	if strings.Contains(o.dom, "<img") {
 		t.Errorf("a device's name became HTML:\n%s", o.dom)
 	}
-	if want := []string{`["fs.exec","/usr/sbin/sealctl",["status","--json"]]`, `["poll.add",5]`}; !slices.Equal(o.calls, want) {
+	if want := []string{`["fs.exec","/usr/sbin/sealctl",["status","--json"]]`, `["fs.exec","/usr/sbin/sealgate-enrol",["--status"]]`, `["poll.add",5]`}; !slices.Equal(o.calls, want) {
 		t.Errorf("calls %v, want %v", o.calls, want)
 	}
 }
@@ -160,6 +161,14 @@ func TestStatusPageWithoutDaemons(t *testing.T) {
 	o.shows(t, "error sealctl status: no such file", "no: nothing of the devices leaves", "no policy yet", "no device is connected")
 	o = open(t, "status-half", page{view: "sealgate/status", exec: map[string]any{askStatus: []any{answer{}, half}}, then: "await poll()"})
 	o.shows(t, "error gatewayd does not answer at 127.0.0.1:9883")
+	off, _ := json.Marshal(map[string]bool{"enabled": false, "enrolled": false})
+	o = open(t, "status-off", page{view: "sealgate/status", exec: map[string]any{askStatus: half, askEnrol: answer{Stdout: string(off)}}})
+	o.shows(t, "switched off Nothing is sealed.", "leaves in clear", "Devices are served no: switched off")
+	o = open(t, "status-new", page{view: "sealgate/status", exec: map[string]any{askStatus: half, askEnrol: enrolState(false, -1, "")}})
+	o.shows(t, "not enrolled Nothing of the devices leaves.", "Devices are served no: nothing of the devices leaves")
+	if strings.Contains(o.text, "9883") {
+		t.Errorf("what does not run on purpose is an error:\n%s", o.text)
+	}
 	o = open(t, "status-denied", page{view: "sealgate/status", exec: map[string]any{}})
 	o.shows(t, "error Permission denied")
 }
@@ -198,7 +207,7 @@ func TestSettingsPage(t *testing.T) {
 const askEnrol = "/usr/sbin/sealgate-enrol --status"
 
 func enrolState(enrolled bool, code any, said string) answer {
-	b, _ := json.Marshal(map[string]any{"enrolled": enrolled, "code": code, "said": said})
+	b, _ := json.Marshal(map[string]any{"enabled": true, "enrolled": enrolled, "code": code, "said": said})
 	return answer{Stdout: string(b)}
 }
 

@@ -41,13 +41,22 @@ func Daemons(sources, arch string, binary []byte, at time.Time) (*ipk.Package, e
 	return p, nil
 }
 
+// reloadRPC does what luci.mk does for each package of the web interface: rpcd learns what the pages may call, without which the menu
+// does not show them. On a router that runs, and not in an image that is made.
+const reloadRPC = `[ -n "$IPKG_INSTROOT" ] || {
+	rm -rf /tmp/luci-modulecache
+	killall -HUP rpcd
+} 2>/dev/null
+exit 0
+`
+
 // Luci is the package with the pages of the web interface.
 func Luci(sources string, at time.Time) (*ipk.Package, error) {
 	p, err := load(filepath.Join(sources, "luci-app-sealgate"), "luci-app-sealgate", map[string]string{"htdocs": "www", "root": ""})
 	if err != nil {
 		return nil, err
 	}
-	p.Architecture, p.Version = "all", version(at)
+	p.Architecture, p.Version, p.Postinst = "all", version(at), reloadRPC
 	return p, nil
 }
 

@@ -73,6 +73,21 @@ func TestDaemonsPackage(t *testing.T) {
 	}
 }
 
+// Once the pages are installed on a router that runs, rpcd is told; in an image nothing runs.
+func TestLuciIsShownAtOnce(t *testing.T) {
+	p, err := Luci(".", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for root, want := range map[string]string{"": "-HUP rpcd\n", "/image": ""} {
+		cmd := exec.Command(lab.NeedTool(t, "busybox"), "sh", "-c", `killall() { echo "$@"; }; rm() { :; }; eval "$1"`, "sh", p.Postinst)
+		cmd.Env = []string{"IPKG_INSTROOT=" + root}
+		if out, err := cmd.Output(); err != nil || string(out) != want {
+			t.Errorf("in root %q: %q, %v, want %q", root, out, err, want)
+		}
+	}
+}
+
 // Everything that a router's shell runs is without a word of shellcheck's, and so are the stand-ins that it is tested with.
 func TestScripts(t *testing.T) {
 	check := lab.NeedTool(t, "shellcheck")

@@ -22,7 +22,9 @@ function word(state) {
 		return _('Waiting for the operator to answer. This page may be left.');
 	if (state.code > 0)
 		return _('It did not work. The ticket is still good, unless the operator refused it.');
-	return state.enrolled ? _('This router is enrolled.') : _('This router is not enrolled: nothing of the devices leaves.');
+	if (state.enrolled)
+		return state.enabled === false ? _('This router is enrolled, and switched off: see Settings.') : _('This router is enrolled.');
+	return state.enabled === false ? _('This router is not enrolled, and not switched on: see Settings.') : _('This router is not enrolled: nothing of the devices leaves.');
 }
 
 return view.extend({
@@ -68,7 +70,7 @@ return view.extend({
 			this.body,
 			E('div', { 'class': 'cbi-section' }, [
 				E('label', { 'for': 'ticket' }, [ _('Ticket') ]),
-				E('textarea', { 'id': 'ticket', 'class': 'cbi-input-textarea', 'rows': 4, 'style': 'width:100%', 'spellcheck': 'false', 'autocomplete': 'off' }),
+				E('textarea', { 'id': 'ticket', 'class': 'cbi-input-textarea', 'rows': 4, 'style': 'width:100%;box-sizing:border-box', 'spellcheck': 'false', 'autocomplete': 'off' }),
 				E('button', { 'class': 'btn cbi-button-action important', 'id': 'enrol', 'click': ui.createHandlerFn(this, 'enrol') }, [ _('Enrol') ])
 			])
 		]);

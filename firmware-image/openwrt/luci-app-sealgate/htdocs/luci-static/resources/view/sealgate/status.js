@@ -7,6 +7,9 @@
 // What `sealctl status --json` says. Names of clients, topics and groups come from devices and other members: E() takes a string for
 // HTML and a list for text, so everything here is in lists.
 
+// address is what is not to be broken over lines: an IP address and a port.
+const address = /^[0-9a-f.:[\]]+:\d+$/;
+
 function text(value) {
 	return value == null || value === '' ? '–' : String(value);
 }
@@ -30,7 +33,7 @@ function table(titles, rows, none) {
 		E('tr', { 'class': 'tr table-titles' }, titles.map(function(title) { return E('th', { 'class': 'th' }, [ title ]); }))
 	].concat(rows.length ? rows.map(function(row) {
 		return E('tr', { 'class': 'tr' }, row.map(function(cell, i) {
-			return E('td', { 'class': 'td', 'data-title': titles[i] }, [ cell ]);
+			return E('td', { 'class': 'td', 'data-title': titles[i], 'style': address.test(cell) ? 'white-space:nowrap' : '' }, [ cell ]);
 		}));
 	}) : [ E('tr', { 'class': 'tr placeholder' }, [ E('td', { 'class': 'td', 'colspan': titles.length }, [ E('em', {}, [ none ]) ]) ]) ]));
 }
@@ -45,17 +48,39 @@ function messages(traffic, direction, verdicts) {
 	return (verdicts || Object.keys(all)).reduce(function(sum, verdict) { return sum + (all[verdict] || 0); }, 0);
 }
 
-function summary(gatewayd, controld) {
+// facts is a table of names and values.
+function facts(rows) {
+	return E('table', { 'class': 'table' }, rows.map(function(row) {
+		return E('tr', { 'class': 'tr' }, [ E('td', { 'class': 'td left', 'width': '33%' }, [ row[0] ]), E('td', { 'class': 'td left' }, [ row[1] ]) ]);
+	}));
+}
+
+// idle says why nothing runs, if that is so by the router's own settings: then daemons that do not answer are no news.
+function idle(state) {
+	if (state.enabled === false)
+		return [ _('switched off'), _('Nothing is sealed. Unless the router has not been started since it was switched off, MQTT of the devices leaves in clear. See Settings.') ];
+	if (state.enrolled === false)
+		return [ _('not enrolled'), _('Nothing of the devices leaves. See Enrolment.') ];
+	return null;
+}
+
+function served(gatewayd, state) {
+	if (gatewayd.ready)
+		return _('yes');
+	return state.enabled === false ? _('no: switched off') : _('no: nothing of the devices leaves');
+}
+
+function summary(gatewayd, controld, state) {
 	let traffic = gatewayd.traffic || {};
-	return table([ _('What'), _('State') ], [
+	return facts([
 		[ _('Gateway'), text(controld.member || gatewayd.gateway) + (controld.fleet ? ' (' + controld.fleet + ')' : '') ],
-		[ _('Devices are served'), gatewayd.ready ? _('yes') : _('no: nothing of the devices leaves') ],
+		[ _('Devices are served'), served(gatewayd, state) ],
 		[ _('Control broker'), controld.connected ? _('connected') : _('not connected') ],
 		[ _('Policy version'), text(gatewayd.policy_version || (controld.policy || {}).version) ],
 		[ _('Sealed messages'), count(messages(traffic, 'up', [ 'seal', 'resend' ])) ],
 		[ _('Opened messages'), count(messages(traffic, 'down', [ 'open' ])) ],
 		[ _('Version'), text(gatewayd.version) ]
-	], '');
+	]);
 }
 
 function groups(gatewayd, controld) {
@@ -74,11 +99,16 @@ function devices(gatewayd) {
 }
 
 // alarms are what an honest fleet with an honest broker does not cause, and what keeps the daemons from answering.
-function alarms(status, gatewayd, controld) {
-	let rows = (status.errors || []).map(function(error) { return [ _('error'), text(error) ]; });
+function alarms(status, gatewayd, controld, state) {
+	let why = idle(state);
+	let rows = why ? [ why ] : (status.errors || []).map(function(error) { return [ _('error'), text(error) ]; });
 	let traffic = gatewayd.traffic || {};
+	(gatewayd.groups || []).forEach(function(group) {
+		if (group.stale)
+			rows.push([ _('no word from a keeper'), _('Group %s is sealed for %s more.').replace('%s', text(group.name)).replace('%s', span(group.fresh_seconds)) ]);
+	});
 	if (controld.alarms)
-		rows.push([ _('controld, %d times').replace('%d', count(controld.alarms)), text(controld.last_alarm) ]);
+		rows.push([ _('control plane, %d times').replace('%d', count(controld.alarms)), text(controld.last_alarm) ]);
 	[ 'forged', 'plaintext', 'replayed', 'unknown-key', 'expired-epoch' ].forEach(function(verdict) {
 		let n = messages(traffic, 'down', [ verdict ]);
 		if (n)
@@ -99,23 +129,30 @@ function alarms(status, gatewayd, controld) {
 	return table([ _('Alarm'), _('Detail') ], rows, _('none'));
 }
 
+// parse reads what a program said; none is an empty answer.
+function parse(said) {
+	try {
+		return JSON.parse(said.stdout) || {};
+	} catch (error) {
+		return { errors: [ said.stderr || _('sealctl status gave no answer') ] };
+	}
+}
+
+function ask(program, args) {
+	return fs.exec(program, args).catch(function(error) { return { stdout: '', stderr: String(error.message || error) }; }).then(parse);
+}
+
 return view.extend({
 	load: function() {
-		return fs.exec('/usr/sbin/sealctl', [ 'status', '--json' ]).catch(function(error) { return { stdout: '', stderr: String(error.message || error) }; });
+		return Promise.all([ ask('/usr/sbin/sealctl', [ 'status', '--json' ]), ask('/usr/sbin/sealgate-enrol', [ '--status' ]) ]);
 	},
 
-	// picture makes the whole page of what sealctl said.
+	// picture makes the whole page of what sealctl said, and sealgate-enrol of the router's settings.
 	picture: function(said) {
-		let status;
-		try {
-			status = JSON.parse(said.stdout);
-		} catch (error) {
-			status = { errors: [ said.stderr || _('sealctl status gave no answer') ] };
-		}
-		let gatewayd = status.gatewayd || {}, controld = status.controld || {};
+		let status = said[0], state = said[1], gatewayd = status.gatewayd || {}, controld = status.controld || {};
 		return [
-			section(_('Alarms'), alarms(status, gatewayd, controld)),
-			section(_('Gateway'), summary(gatewayd, controld)),
+			section(_('Alarms'), alarms(status, gatewayd, controld, state)),
+			section(_('Gateway'), summary(gatewayd, controld, state)),
 			section(_('Groups'), groups(gatewayd, controld)),
 			section(_('Devices'), devices(gatewayd))
 		];
