@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"sealgate/pkg/gateway"
 	"sealgate/test/lab"
 )
 
@@ -138,13 +139,18 @@ func TestStatusPage(t *testing.T) {
 	traffic["devices"] = []any{map[string]any{"client": evil, "device": "192.0.2.7:40001", "broker": "10.0.0.1:8883", "seconds": 300, "up": 12345, "down": 3, "refused": 1}}
 	status["controld"].(map[string]any)["alarms"], status["controld"].(map[string]any)["last_alarm"] = 3, "sender is revoked "+evil
 	gatewayd["groups"].([]any)[0].(map[string]any)["stale"] = true
-	traffic["checkpoints"] = map[string]any{"recent": []any{map[string]any{"kind": "dropped", "group": "default", "sender": "gw2", "topic": "plant/" + evil}}}
+	traffic["checkpoints"] = gateway.CheckpointStatus{Groups: map[string]gateway.MissingStatus{"default": {Silent: []string{"gw3"}}}, Recent: []gateway.MissingEvent{
+		{Event: "dropped", Group: "default", Gateway: "gw2", Topic: "plant/" + evil}, {Event: "heard", Group: "default", Gateway: "gw4"}}}
 	b, _ := json.Marshal(status)
 	o := open(t, "status", page{view: "sealgate/status", exec: map[string]any{askStatus: answer{Stdout: string(b)}, askEnrol: enrolState(true, -1, "")}})
 	o.shows(t, "Gateway gw1 (plant)", "Devices are served yes", "Control broker connected", fmt.Sprint("Policy version ", gatewayd["policy_version"]),
-		evil+" 192.0.2.7:40001 10.0.0.1:8883 5 min 12\u00a0345 3 1", "control plane, 3 times sender is revoked "+evil, "dropped default gw2 plant/"+evil, "no word from a keeper Group default is sealed for ")
+		evil+" 192.0.2.7:40001 10.0.0.1:8883 5 min 12\u00a0345 3 1", "control plane, 3 times sender is revoked "+evil, "messages missing or withheld dropped default gw2 plant/"+evil,
+		"a member is not heard silent default gw3", "checkpoints are not heard", "no word from a keeper Group default is sealed for ")
 	if epoch := gatewayd["groups"].([]any)[0].(map[string]any)["sending"]; epoch == nil || !strings.Contains(o.text, "default "+epoch.(string)) {
 		t.Errorf("the page does not show group default with epoch %v:\n%s", epoch, o.text)
+	}
+	if strings.Contains(o.text, "gw4") {
+		t.Errorf("that a member is heard of again is shown as an alarm:\n%s", o.text)
 	}
 	if strings.Contains(o.dom, "<img") {
 		t.Errorf("a device's name became HTML:\n%s", o.dom)

@@ -123,8 +123,16 @@ function alarms(status, gatewayd, controld, state) {
 		if (traffic.uplink_errors[reason])
 			rows.push([ _('the broker could not be reached'), reason + ': ' + count(traffic.uplink_errors[reason]) ]);
 	});
-	((traffic.checkpoints || {}).recent || []).forEach(function(event) {
-		rows.push([ _('messages missing or withheld'), [ event.kind, event.group, event.sender, event.topic ].filter(Boolean).join(' ') ]);
+	let checkpoints = traffic.checkpoints || {}, listening = Object.keys(checkpoints.groups || {});
+	if (listening.length && !checkpoints.heard)
+		rows.push([ _('checkpoints are not heard'), _('nobody notices what is missing') ]);
+	listening.forEach(function(group) {
+		(checkpoints.groups[group].silent || []).forEach(function(name) { rows.push([ _('a member is not heard'), [ 'silent', group, name ].join(' ') ]); });
+	});
+	(checkpoints.recent || []).filter(function(event) {
+		return [ 'dropped', 'recovered', 'withheld', 'unattributed', 'disputed' ].indexOf(event.event) >= 0;
+	}).forEach(function(event) {
+		rows.push([ _('messages missing or withheld'), [ event.event, event.group, event.gateway, event.other, event.topic ].filter(Boolean).join(' ') ]);
 	});
 	return table([ _('Alarm'), _('Detail') ], rows, _('none'));
 }
