@@ -69,9 +69,17 @@ reproduce: dist
 	@firmware-image/reproduce.sh dist linux/mipsle
 
 .PHONY: image
-image: ## the appliance's disk image for x86-64, into dist/; needs no root
+image: image-x86_64 image-arm64 ## the appliance's disk images for x86-64 and arm64, into dist/ (image-x86_64, image-arm64: one); needs no root
+
+.PHONY: image-x86_64
+image-x86_64:
 	@$(MAKE) --no-print-directory -s dist PLATFORMS=linux/amd64
 	@firmware-image/appliance/build.sh amd64 dist/sealgate-x86_64.img dist/sealgate-linux-amd64
+
+.PHONY: image-arm64
+image-arm64:
+	@$(MAKE) --no-print-directory -s dist PLATFORMS=linux/arm64
+	@firmware-image/appliance/build.sh arm64 dist/sealgate-arm64.img dist/sealgate-linux-arm64
 
 .PHONY: test-firmware
 test-firmware: build ## boot the image in an emulated machine, set it up, cut its power; everything captured (as root)

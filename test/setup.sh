@@ -42,6 +42,7 @@ fi
 
 if [ "${1:-}" = firmware ]; then
 	need qemu-system-x86_64 qemu-system-x86
+	need qemu-system-aarch64 qemu-system-arm
 	need sfdisk fdisk
 	need mke2fs e2fsprogs
 	need mcopy mtools
@@ -50,6 +51,7 @@ if [ "${1:-}" = firmware ]; then
 	need cpio cpio
 	need busybox busybox-static
 	[ -e /usr/share/OVMF/OVMF_CODE.fd ] || missing="$missing ovmf"
+	[ -e /usr/share/AAVMF/AAVMF_CODE.fd ] || missing="$missing qemu-efi-aarch64"
 fi
 
 # The client and the broker in JavaScript of test/interop, as its lock file has them; again when that has changed.

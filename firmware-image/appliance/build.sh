@@ -30,7 +30,8 @@ done
 [ -z "$missing" ] || { echo "image: missing:$missing; Debian has them in squashfs-tools e2fsprogs mtools fdisk grub-common kmod cpio" >&2; exit 1; }
 
 "$here/tree.sh" "$arch" "$sealgate" "$tmp/root"
-mksquashfs "$tmp/root" "$tmp/slot" -comp xz -b 256K -all-root -no-progress -quiet
+# What is compressed already is not to be unpacked twice: GRUB reads it in small pieces, and would unpack a whole block for each.
+mksquashfs "$tmp/root" "$tmp/slot" -comp xz -b 256K -all-root -no-progress -quiet -action "uncompressed @ subpathname(boot)"
 size=$(wc -c <"$tmp/slot")
 [ "$size" -le $((slot_mib << 20)) ] || { echo "image: the slot of $size bytes does not fit $slot_mib MiB" >&2; exit 1; }
 
@@ -50,6 +51,7 @@ for package in $loaders; do
 	case $package in
 	grub-pc-bin) loader i386-pc biosdisk "$tmp/core.img" ;;
 	grub-efi-amd64-bin) loader x86_64-efi "" "$tmp/efi/BOOTX64.EFI" ;;
+	grub-efi-arm64-bin) loader arm64-efi gzio "$tmp/efi/BOOTAA64.EFI" ;;
 	esac
 done
 grub-editenv "$tmp/state" create

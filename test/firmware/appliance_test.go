@@ -22,7 +22,10 @@ const (
 // before it is switched on the devices publish, and nothing that they say may appear on the broker's side.
 func TestAppliance(t *testing.T) {
 	for _, k := range kinds() {
-		t.Run(k.name, func(t *testing.T) { runAppliance(t, k) })
+		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
+			runAppliance(t, k)
+		})
 	}
 }
 
@@ -157,7 +160,7 @@ func runAppliance(t *testing.T, k kind) {
 	m.cutPower()
 	s.startsIn(t, m, "A")
 
-	s.upgrade(t, m, "B", image(t))
+	s.upgrade(t, m, "B", slotImage(t, k))
 	s.startsIn(t, m, "B")
 	m.says(t, "slot B works, and is kept")
 	m.cutPower()
@@ -171,7 +174,7 @@ func runAppliance(t *testing.T, k kind) {
 	s.startsIn(t, m, "B")
 
 	// The power goes in the middle of writing.
-	s.fetch(t, m, image(t))
+	s.fetch(t, m, slotImage(t, k))
 	m.says(t, "30 %")
 	m.cutPower()
 	s.startsIn(t, m, "B")
@@ -202,9 +205,10 @@ func (s *site) startsIn(t *testing.T, m *machine, slot string) {
 	s.awaitSealed(t, m, before)
 }
 
-func image(t *testing.T) []byte {
+// slotImage is what an upgrade writes.
+func slotImage(t *testing.T, k kind) []byte {
 	t.Helper()
-	b, err := os.ReadFile(os.Getenv("SEALGATE_IMAGE") + ".slot")
+	b, err := os.ReadFile(k.imageFile() + ".slot")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,16 +29,26 @@ type machine struct {
 // kind is a way to boot.
 type kind struct {
 	name    string
+	image   string // beside SEALGATE_IMAGE
 	program string
 	args    []string
 }
 
 func kinds() []kind {
+	flash := func(file string) string { return "if=pflash,format=raw,readonly=on,file=" + file }
 	return []kind{
-		{"x86_64 BIOS", "qemu-system-x86_64", []string{"-M", "q35", "-m", "256"}},
+		{"x86_64 BIOS", "sealgate-x86_64.img", "qemu-system-x86_64", []string{"-M", "q35", "-m", "256"}},
 		// The firmware leaves the loader a fourth of the memory, and that must hold kernel and initramfs twice.
-		{"x86_64 EFI", "qemu-system-x86_64", []string{"-M", "q35", "-m", "512", "-drive", "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE.fd"}},
+		{"x86_64 EFI", "sealgate-x86_64.img", "qemu-system-x86_64", []string{"-M", "q35", "-m", "512", "-drive", flash("/usr/share/OVMF/OVMF_CODE.fd")}},
+		// This firmware waits some seconds for a key unless it has a menu.
+		{"arm64 EFI", "sealgate-arm64.img", "qemu-system-aarch64", []string{"-M", "virt", "-cpu", "cortex-a53", "-m", "512",
+			"-drive", flash("/usr/share/AAVMF/AAVMF_CODE.fd"), "-boot", "menu=on,splash-time=0"}},
 	}
+}
+
+// imageFile is the disk of this kind, which was made beside the one that SEALGATE_IMAGE names.
+func (k kind) imageFile() string {
+	return filepath.Join(filepath.Dir(os.Getenv("SEALGATE_IMAGE")), k.image)
 }
 
 // wire is the end of a cable that goes into the machine.
@@ -56,14 +66,13 @@ func cable(t *testing.T, ns *lab.Namespace, name string) wire {
 // newMachine copies the image to a disk of its own.
 func newMachine(t *testing.T, k kind, wires ...wire) *machine {
 	t.Helper()
-	image := os.Getenv("SEALGATE_IMAGE")
-	if image == "" {
-		t.Skip("SEALGATE_IMAGE names no image: `make test-firmware` makes one")
+	if os.Getenv("SEALGATE_IMAGE") == "" {
+		t.Skip("SEALGATE_IMAGE names no image: `make test-firmware` makes them")
 	}
 	_, err := exec.LookPath(k.program)
 	lab.Require(t, err == nil, "needs "+k.program)
 	m := &machine{kind: k, disk: filepath.Join(t.TempDir(), "disk"), wires: wires}
-	in, err := os.Open(image)
+	in, err := os.Open(k.imageFile())
 	if err != nil {
 		t.Fatal(err)
 	}
