@@ -49,8 +49,8 @@ mkdir "$tmp/efi"
 for package in $loaders; do
 	"$here/packages.sh" "$arch" "$tmp" "$package"
 	case $package in
-	grub-pc-bin) loader i386-pc biosdisk "$tmp/core.img" ;;
-	grub-efi-amd64-bin) loader x86_64-efi "" "$tmp/efi/BOOTX64.EFI" ;;
+	grub-pc-bin) loader i386-pc "biosdisk smbios" "$tmp/core.img" ;;
+	grub-efi-amd64-bin) loader x86_64-efi smbios "$tmp/efi/BOOTX64.EFI" ;;
 	grub-efi-arm64-bin) loader arm64-efi gzio "$tmp/efi/BOOTAA64.EFI" ;;
 	esac
 done

@@ -15,7 +15,7 @@ import (
 )
 
 // patience bounds every wait: an emulated processor is some 20 times slower than this one, which other tests use too.
-const patience = 150 * time.Second
+const patience = 5 * time.Minute
 
 // machine is an appliance: a disk, two network interfaces, a serial console.
 type machine struct {
