@@ -23,6 +23,7 @@ const vlan = 7
 // on and taken off between the machine's cable and the devices' interface.
 func TestVLAN(t *testing.T) {
 	lab.NeedRoot(t)
+	t.Parallel()
 	t.Run("bridge", func(t *testing.T) {
 		t.Parallel()
 		runVLAN(t, "", "LAN_VLAN=7")
