@@ -57,6 +57,13 @@ func openStore(dir string, trust *crypto.Trust, log *slog.Logger) (*store, error
 	return s, nil
 }
 
+// Following returns the policy that the member with this state directory follows, enrolled being that of its identity; nil: none is known. What
+// is kept and does not verify counts for nothing. It takes no lock, and a running member need not be stopped.
+func Following(dir string, trust *crypto.Trust, enrolled *policy.Signed, now time.Time) *policy.Signed {
+	s := store{dir: dir, trust: trust, log: slog.New(slog.DiscardHandler)}
+	return newest(enrolled, s.load(now))
+}
+
 // ForgetClock takes the noted time out of a state directory that no running program uses, and returns it. The oldest acceptable
 // policy stays noted.
 func ForgetClock(dir string) (noted time.Time, err error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,6 +47,7 @@ func upgradeCommand() *command {
 		name: "upgrade", args: "IMAGE [flags]", short: "on an appliance, write an image to the slot that does not run, and try it", run: runUpgrade,
 		long: `
 Verify the image's signature, which an operator of this fleet made (` + "`sealctl upgrade sign`" + `),
+or an operator of the fleet "vendor" whose CA the running image has in ` + vendorCA + `;
 write it to the slot that does not run, and have the next start try it, once. It stays if the
 gateway seals within two minutes; otherwise the slot that runs now is started again.`,
 	}
@@ -110,25 +112,32 @@ func runUpgrade(env cmdenv.Env, c *command, args []string) error {
 	if signature == "" {
 		signature = signatureOf(o.args[0])
 	}
-	running, device, err := runningSlot()
+	running, trial, device, err := runningSlot()
 	if err != nil {
 		return err
 	}
-	r, from, err := verifyImage(conf, signature)
+	r, from, err := verifyImage(conf, vendorCA, signature)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; nothing was changed", err)
 	}
 	target, err := running.Other().Partition(device)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(env.Stderr, "signed by %s %q; writing it to slot %s, %s\n", from.Role, from.Name, running.Other(), target)
+	image, slot, err := openBoth(o.args[0], target, r)
+	if err != nil {
+		return fmt.Errorf("%w; nothing was changed", err)
+	}
+	defer image.Close()
+	defer slot.Close()
 	// From here on until all of it is there, the loader must not be pointed at it, whatever an earlier upgrade left.
-	if err := tellLoader(device, "try", ""); err != nil {
+	err = editLoader(device, func(block []byte) ([]byte, error) { return slots.Begin(block, running, trial) })
+	if err != nil {
 		return err
 	}
-	if err := writeSlot(env, o.args[0], target, r); err != nil {
-		return err
+	fmt.Fprintf(env.Stderr, "signed by %s %q; writing it to slot %s, %s\n", from.Role, from.Name, running.Other(), target)
+	if err := writeSlot(env, image, slot, r); err != nil {
+		return fmt.Errorf("%w; slot %s goes on, and is started from; slot %s is of no use until an upgrade succeeds", err, running, running.Other())
 	}
 	if err := tellLoader(device, "try", string(running.Other())); err != nil {
 		return err
@@ -141,85 +150,149 @@ func runUpgrade(env cmdenv.Env, c *command, args []string) error {
 	return nil
 }
 
-// runningSlot finds the slot that runs and its partition.
-func runningSlot() (slots.Slot, string, error) {
+// runningSlot finds the slot that runs, whether it was started on trial, and its partition.
+func runningSlot() (running slots.Slot, trial bool, device string, err error) {
 	cmdline, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
-		return "", "", err
+		return "", false, "", err
 	}
-	running, _, err := slots.Running(string(cmdline))
-	if err != nil {
-		return "", "", err
+	if running, trial, err = slots.Running(string(cmdline)); err != nil {
+		return "", false, "", err
 	}
 	mounts, err := os.ReadFile("/proc/mounts")
 	if err != nil {
-		return "", "", err
+		return "", false, "", err
 	}
 	for line := range strings.Lines(string(mounts)) {
 		if f := strings.Fields(line); len(f) > 2 && f[1] == "/" && f[2] == "squashfs" {
-			return running, f[0], nil
+			return running, trial, f[0], nil
 		}
 	}
-	return "", "", errors.New("the root of this machine is no squashfs: it is no appliance")
+	return "", false, "", errors.New("the root of this machine is no squashfs: it is no appliance")
 }
 
-// verifyImage reads a signature, which must be by an operator of this gateway's fleet.
-func verifyImage(conf, file string) (slots.Release, crypto.Member, error) {
-	cfg, err := config.Load(conf)
-	if err != nil {
-		return slots.Release{}, crypto.Member{}, fmt.Errorf("%w: only what the fleet's operator signed is run", err)
-	}
-	_, trust, _, err := member.LoadIdentity(cfg.Identity)
-	if err != nil {
-		return slots.Release{}, crypto.Member{}, err
+// vendorCA is, in a slot, the certificate of whose images any appliance takes, enrolled or not; there need be none.
+const vendorCA = "/usr/share/sealgate/vendor.crt"
+
+// vendorFleet is what the fleet of that CA is called. Its operators sign.
+const vendorFleet = "vendor"
+
+// verifyImage reads a signature, which must be by the vendor, or by an operator of this gateway's fleet whom its policy does not revoke.
+func verifyImage(conf, vendor, file string) (slots.Release, crypto.Member, error) {
+	refuse := func(err error) (slots.Release, crypto.Member, error) {
+		return slots.Release{}, crypto.Member{}, fmt.Errorf("the image's signature %s: %w", file, err)
 	}
 	in, err := os.Open(file)
 	if err != nil {
-		return slots.Release{}, crypto.Member{}, fmt.Errorf("the image's signature: %w; an operator makes it with `sealctl upgrade sign`", err)
+		return refuse(fmt.Errorf("%w; an operator makes it with `sealctl upgrade sign`", err))
 	}
 	defer in.Close()
 	signed, err := io.ReadAll(io.LimitReader(in, maxSignature))
 	if err != nil {
-		return slots.Release{}, crypto.Member{}, err
+		return refuse(err)
+	}
+	payload, from, err := verifyVendor(vendor, signed)
+	if err != nil {
+		var fleetErr error
+		if payload, from, fleetErr = verifyOperator(conf, signed); fleetErr != nil {
+			if !errors.Is(err, fs.ErrNotExist) {
+				fleetErr = fmt.Errorf("%w; nor is it the vendor's: %w", fleetErr, err)
+			}
+			return refuse(fleetErr)
+		}
+	}
+	r, err := slots.ParseRelease(payload)
+	if err != nil {
+		return refuse(err)
+	}
+	return r, from, nil
+}
+
+func verifyVendor(file string, signed []byte) ([]byte, crypto.Member, error) {
+	ca, err := os.ReadFile(file)
+	if err != nil {
+		return nil, crypto.Member{}, err
+	}
+	trust, err := crypto.NewTrust(vendorFleet, ca)
+	if err != nil {
+		return nil, crypto.Member{}, fmt.Errorf("%s: %w", file, err)
+	}
+	return trust.VerifyPolicySigner(signed, slots.MessageType, time.Now())
+}
+
+func verifyOperator(conf string, signed []byte) ([]byte, crypto.Member, error) {
+	cfg, err := config.Load(conf)
+	if err != nil {
+		return nil, crypto.Member{}, fmt.Errorf("%w: only what an operator of the gateway's fleet signed is run", err)
+	}
+	_, trust, enrolled, err := member.LoadIdentity(cfg.Identity)
+	if err != nil {
+		return nil, crypto.Member{}, err
 	}
 	payload, from, err := trust.VerifyPolicySigner(signed, slots.MessageType, time.Now())
 	if err != nil {
-		return slots.Release{}, crypto.Member{}, fmt.Errorf("the image's signature %s: %w; nothing was changed", file, err)
+		return nil, crypto.Member{}, err
 	}
-	r, err := slots.ParseRelease(payload)
-	return r, from, err
+	if p := member.Following(cfg.State, trust, enrolled, time.Now()); p != nil && p.Document.Revoked(from) {
+		return nil, crypto.Member{}, fmt.Errorf("policy version %d revokes %s; have another operator sign the image", p.Document.Version, from)
+	}
+	return payload, from, nil
+}
+
+// openBoth opens an image, which must be what was signed, and the slot that it fits into.
+func openBoth(file, target string, r slots.Release) (image *os.File, slot partition, err error) {
+	if image, err = os.Open(file); err != nil {
+		return nil, slot, err
+	}
+	defer func() {
+		if err != nil {
+			image.Close()
+		}
+	}()
+	if got, err := slots.Measure(image); err != nil || got != r {
+		return nil, slot, errors.Join(fmt.Errorf("%s is not what was signed", file), err)
+	}
+	if _, err := image.Seek(0, io.SeekStart); err != nil {
+		return nil, slot, err
+	}
+	// O_EXCL: nobody else has it open so, another upgrade for example, and it is not mounted.
+	if slot.File, err = os.OpenFile(target, os.O_RDWR|unix.O_EXCL, 0); err != nil {
+		return nil, slot, fmt.Errorf("open the slot: %w", err)
+	}
+	if room, err := slot.Seek(0, io.SeekEnd); err != nil || room < r.Size {
+		slot.Close()
+		return nil, slot, errors.Join(fmt.Errorf("%s has %d bytes, and the slot %s room for %d: a slot's image is named *.img.slot, beside that of a whole disk", file, r.Size, target, room), err)
+	}
+	return image, slot, nil
+}
+
+// partition is the device of a slot.
+type partition struct{ *os.File }
+
+// Sync has everything on the disk, and what is read afterwards come from there: from memory it would be what was given to the disk.
+func (p partition) Sync() error {
+	return errors.Join(p.File.Sync(), unix.Fadvise(int(p.Fd()), 0, 0, unix.FADV_DONTNEED))
 }
 
 // writeSlot writes the image and shows how far it is.
-func writeSlot(env cmdenv.Env, image, target string, r slots.Release) error {
-	in, err := os.Open(image)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	if got, err := slots.Measure(in); err != nil || got != r {
-		return errors.Join(fmt.Errorf("%s is not what was signed; nothing was changed", image), err)
-	}
-	if _, err := in.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	out, err := os.OpenFile(target, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
+func writeSlot(env cmdenv.Env, image io.Reader, slot partition, r slots.Release) error {
 	shown := int64(-1)
-	err = slots.Write(out, in, r, func(done int64) {
+	err := slots.Write(slot, image, r, func(done int64) {
 		if tenth := 10 * done / r.Size; tenth > shown {
 			shown = tenth
 			fmt.Fprintf(env.Stderr, "%d %%\n", 10*tenth)
 		}
 	})
-	return errors.Join(err, out.Close())
+	return errors.Join(err, slot.Close())
 }
 
-// tellLoader sets values in the loader's file. It is one kilobyte in one place: a power cut leaves the old or the new.
-func tellLoader(slot string, pairs ...string) (err error) {
+// tellLoader sets values in the loader's file.
+func tellLoader(slot string, pairs ...string) error {
+	return editLoader(slot, func(block []byte) ([]byte, error) { return slots.Set(block, pairs...) })
+}
+
+// editLoader changes the loader's file. What changes is in one sector of the disk: a power cut leaves the old or the new.
+func editLoader(slot string, edit func(block []byte) ([]byte, error)) (err error) {
 	if err := os.MkdirAll(loaderDir, 0o700); err != nil {
 		return err
 	}
@@ -236,7 +309,7 @@ func tellLoader(slot string, pairs ...string) (err error) {
 	if err != nil {
 		return err
 	}
-	if block, err = slots.Set(block, pairs...); err != nil {
+	if block, err = edit(block); err != nil {
 		return err
 	}
 	if _, err := f.WriteAt(block, 0); err != nil {
@@ -256,7 +329,7 @@ func runUpgradeKeep(env cmdenv.Env, c *command, args []string) error {
 	if err := o.parse(env, args, 0, 0); err != nil {
 		return err
 	}
-	running, device, err := runningSlot()
+	running, _, device, err := runningSlot()
 	if err != nil {
 		return err
 	}

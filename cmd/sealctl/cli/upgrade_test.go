@@ -1,12 +1,21 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sealgate/cmd/internal/cmdenv"
+	"sealgate/cmd/sealctl/slots"
 )
 
 // What a gateway must show so that a slot on trial is kept.
@@ -63,4 +72,138 @@ func after(at, change time.Duration, before, then statusReport) statusReport {
 		return before
 	}
 	return then
+}
+
+// Whose signature an appliance believes: an operator of its fleet, as long as the policy does not revoke him, and the vendor's.
+func TestVerifyImage(t *testing.T) {
+	dir := t.TempDir()
+	at := func(parts ...string) string { return filepath.Join(append([]string{dir}, parts...)...) }
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(at(name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(args ...string) {
+		t.Helper()
+		var out, errs bytes.Buffer
+		if code := Main(cmdenv.Env{Ctx: t.Context(), Args: args, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Getenv: func(string) string { return "" }}); code != cmdenv.OK {
+			t.Fatalf("sealctl %v: %s", args, errs.String())
+		}
+	}
+	sign := func(name, identity string) string {
+		t.Helper()
+		write(name, "hsqs")
+		run("upgrade", "sign", at(name), "-i", at(identity))
+		return at(name) + ".sig"
+	}
+	for _, fleet := range []string{"plant", "vendor", "other"} {
+		run("fleet", "init", at(fleet), "--name", fleet)
+		run("fleet", "add", at(fleet), "--role", "operator", "--name", "ops")
+	}
+	run("fleet", "add", at("plant"), "--role", "gateway", "--name", "gw1")
+	write("gw.toml", fmt.Sprintf("fleet = \"plant\"\nidentity = %q\nstate = %q\n[steer]\nmode = \"listen\"\n[uplink]\nbroker = \"127.0.0.1:1\"\n[control]\nbroker = \"mqtts://127.0.0.1:1\"\n", at("plant/members/gw1"), at("state")))
+	ours, vendors, others := sign("ours", "plant/members/ops"), sign("vendors", "vendor/members/ops"), sign("others", "other/members/ops")
+	write("empty.sig", "")
+	vendor := at("vendor/members/ops/ca.crt")
+	check := func(name, conf, vendor, signature, why string) {
+		t.Helper()
+		r, from, err := verifyImage(conf, vendor, signature)
+		if (err == nil) != (why == "") || err != nil && !strings.Contains(err.Error(), why) {
+			t.Errorf("%s: %v; want %q", name, err, why)
+		}
+		if err == nil && (r.Size != 4 || from.Name != "ops") {
+			t.Errorf("%s: %+v by %v", name, r, from)
+		}
+	}
+	check("our operator", at("gw.toml"), at("none"), ours, "")
+	check("our operator, with a vendor", at("gw.toml"), vendor, ours, "")
+	check("vendor", at("gw.toml"), vendor, vendors, "")
+	check("vendor, not enrolled", at("none"), vendor, vendors, "")
+	check("our operator, not enrolled", at("none"), vendor, ours, "no such file")
+	check("vendor that this image does not know", at("gw.toml"), at("none"), vendors, "the image's signature")
+	check("another fleet", at("gw.toml"), vendor, others, "nor is it the vendor's")
+	check("another fleet as vendor", at("gw.toml"), at("other/members/ops/ca.crt"), others, "ours is \"vendor\"")
+	check("no signature", at("gw.toml"), vendor, at("none"), "sealctl upgrade sign")
+	check("empty signature", at("gw.toml"), vendor, at("empty.sig"), "the image's signature")
+
+	run("fleet", "revoke", at("plant"), "--name", "ops")
+	check("operator that the identity's policy revokes", at("gw.toml"), vendor, ours, "revokes")
+	if err := os.Remove(at("plant/members/gw1/policy.cose")); err != nil {
+		t.Fatal(err)
+	}
+	check("no policy is known", at("gw.toml"), vendor, ours, "")
+	policy, err := os.ReadFile(at("plant/policy.cose"))
+	if err == nil {
+		err = os.Mkdir(at("state"), 0o700)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("state/policy.cose", string(policy))
+	check("operator that the kept policy revokes", at("gw.toml"), vendor, ours, "revokes")
+}
+
+func TestOpenBoth(t *testing.T) {
+	image, slot := filepath.Join(t.TempDir(), "image"), filepath.Join(t.TempDir(), "slot")
+	content := bytes.Repeat([]byte("hsqs"), 4096)
+	for _, f := range []struct {
+		name string
+		b    []byte
+	}{{image, content}, {slot, make([]byte, len(content))}} {
+		if err := os.WriteFile(f.name, f.b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := slots.Measure(bytes.NewReader(content))
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, out, err := openBoth(image, slot, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	defer out.Close()
+	if err := slots.Write(out, in, r, func(int64) {}); err != nil {
+		t.Error(err)
+	}
+	for name, c := range map[string]struct {
+		image, slot, why string
+	}{"exchanged": {slot + "x", slot, "not what was signed"}, "too large": {image, slot + "x", "room for 1"}} {
+		if err := os.WriteFile(slot+"x", []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := openBoth(c.image, c.slot, r); err == nil || !strings.Contains(err.Error(), c.why) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// What is read back after Sync comes from the disk, where there is one.
+func TestPartitionSync(t *testing.T) {
+	f, err := os.CreateTemp(".", ".slot-*") // not on a tmpfs
+	if err != nil {
+		t.Skip(err)
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	const size = 1 << 20
+	if _, err := f.WriteAt(make([]byte, size), 0); err != nil {
+		t.Fatal(err)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil || fs.Type == unix.TMPFS_MAGIC {
+		t.Skipf("a file system in memory: %v", err)
+	}
+	if err := (partition{f}).Sync(); err != nil {
+		t.Fatal(err)
+	}
+	var stat unix.Cachestat_t
+	if err := unix.Cachestat(uint(f.Fd()), &unix.CachestatRange{Len: size}, &stat, 0); err != nil {
+		t.Skipf("the kernel does not tell what it has in memory: %v", err)
+	}
+	if stat.Cache != 0 {
+		t.Errorf("%d pages of it are still in memory", stat.Cache)
+	}
 }

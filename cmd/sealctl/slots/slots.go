@@ -135,6 +135,15 @@ const (
 	blockHeader = "# GRUB Environment Block\n"
 )
 
+// Begin returns the loader's file for the time in which the other slot is written: the one that runs is good, and none is to be tried. A slot
+// that runs on trial and has not been kept is refused: the other one is what the machine falls back to.
+func Begin(block []byte, running Slot, trial bool) ([]byte, error) {
+	if trial && !strings.Contains(string(block), "\ngood="+string(running)+"\n") {
+		return nil, fmt.Errorf("slot %s runs on trial, and slot %s is what is started if it fails: wait until it is kept, two minutes at most", running, running.Other())
+	}
+	return Set(block, "good", string(running), "try", "")
+}
+
 // Set returns the loader's file with values set: pairs of key and value. A file that is damaged is begun anew.
 func Set(block []byte, pairs ...string) ([]byte, error) {
 	var lines []string

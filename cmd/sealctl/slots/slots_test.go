@@ -118,6 +118,28 @@ func TestWrite(t *testing.T) {
 	}
 }
 
+// The slot that a trial falls back to is not written to.
+func TestBegin(t *testing.T) {
+	for _, c := range []struct {
+		good    Slot
+		running Slot
+		trial   bool
+		refused bool
+	}{{"A", "A", false, false}, {"A", "B", true, true}, {"", "B", true, true}, {"B", "B", true, false}, {"A", "B", false, false}, {"", "A", false, false}} {
+		var block []byte
+		if c.good != "" {
+			block, _ = Set(nil, "good", string(c.good), "try", "A")
+		}
+		b, err := Begin(block, c.running, c.trial)
+		if (err != nil) != c.refused {
+			t.Errorf("%+v: %v", c, err)
+		}
+		if want, _ := Set(nil, "good", string(c.running), "try", ""); err == nil && !bytes.Equal(b, want) {
+			t.Errorf("%+v: %q", c, b)
+		}
+	}
+}
+
 // What Set writes GRUB's own tool reads, and the other way round.
 func TestSet(t *testing.T) {
 	b, err := Set(nil, "good", "A")
