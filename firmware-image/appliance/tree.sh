@@ -66,6 +66,7 @@ cp "$busybox" "$root/bin/"
 	[ -e "$root/$path" ] || { mkdir -p "$root/$(dirname "$path")" && ln -s /bin/busybox "$root/$path"; }
 done
 cp "$sealgate" "$root/usr/bin/sealgate"
+[ -z "${VENDOR:-}" ] || cp "$VENDOR" "$root/usr/share/sealgate/vendor.crt"
 for name in gatewayd controld sealctl; do ln -s sealgate "$root/usr/bin/$name"; done
 ln -s /data/state "$root/var/lib/sealgate"
 ln -s /run/resolv.conf "$root/etc/resolv.conf"
