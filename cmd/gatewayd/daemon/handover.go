@@ -41,6 +41,9 @@ const (
 	goTimeout       = time.Minute      // from "sockets" to "go"
 	goneTimeout     = 20 * time.Second // from "go" to "gone"
 	maxWord         = 4 << 10
+
+	nameTimeout = 500 * time.Millisecond // for a name that is held and not listened at to become free
+	nameTries   = 50
 )
 
 // word is one message, one datagram of the connection.
@@ -91,7 +94,7 @@ type inheritance struct {
 // inherit takes the name, or the sockets of the gatewayd that has it. Nothing of what that one does changes by it.
 func inherit(cfg *config.Config, takeover bool) (*inheritance, error) {
 	addr := &net.UnixAddr{Name: handoverName(cfg), Net: "unixpacket"}
-	for {
+	for tries := 1; ; tries++ {
 		l, err := net.ListenUnix("unixpacket", addr)
 		if err == nil {
 			return &inheritance{name: l}, nil
@@ -101,7 +104,11 @@ func inherit(cfg *config.Config, takeover bool) (*inheritance, error) {
 		}
 		old, err := net.DialUnix("unixpacket", nil, addr)
 		if errors.Is(err, unix.ECONNREFUSED) {
-			continue // it has just gone
+			if tries == nameTries { // a gatewayd listens from the moment that it has the name
+				return &inheritance{word: word{Reason: "somebody holds its name and does not listen there"}}, nil
+			}
+			time.Sleep(nameTimeout / nameTries) // it has just gone
+			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("handover: reach the gatewayd that runs: %w", err)
