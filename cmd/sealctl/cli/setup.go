@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -202,7 +203,7 @@ func (w *wizard) askCA() error {
 		case strings.HasPrefix(answer, "-----BEGIN "):
 			pem, err = w.paste(answer)
 		default:
-			pem, err = os.ReadFile(answer)
+			pem, err = readCA(answer)
 		}
 		if err != nil {
 			return err
@@ -211,7 +212,27 @@ func (w *wizard) askCA() error {
 	})
 }
 
+// maxCA bounds the file with the broker's CA: as many as a system trusts.
+const maxCA = 1 << 20
+
+func readCA(file string) ([]byte, error) {
+	in, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	pem, err := io.ReadAll(io.LimitReader(in, maxCA+1))
+	if err == nil && len(pem) > maxCA {
+		err = fmt.Errorf("%s is larger than %d bytes; want the PEM file of a CA", file, maxCA)
+	}
+	return pem, err
+}
+
+// takeCA keeps what is to be a file that everybody may read.
 func (w *wizard) takeCA(pem []byte) error {
+	if bytes.Contains(pem, []byte("PRIVATE KEY-----")) {
+		return errors.New("there is a private key in it, which does not belong on a gateway; give the certificate alone")
+	}
 	if !x509.NewCertPool().AppendCertsFromPEM(pem) {
 		return errors.New("there is no certificate in it")
 	}
