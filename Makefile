@@ -56,6 +56,10 @@ MAX_FLASH   := 3200000
 dist: ## the three programs in one file `sealgate` for five architectures, into dist/, and hold its size in flash
 	@GO='$(GO)' LDFLAGS='$(LDFLAGS)' FLAGS='$(COLD:%=-gcflags=%=-l)' MAX_FLASH=$(MAX_FLASH) firmware-image/dist.sh dist $(PLATFORMS)
 
+.PHONY: flags
+flags: # the compiler's flags of `dist`, for OpenWrt's feed
+	@echo '$(COLD:%=-gcflags=%=-l)'
+
 .PHONY: ipk
 ipk: dist ## packages for OpenWrt's opkg, of every architecture, into dist/openwrt/
 	@$(GO) run ./firmware-image/mkipk -time "$$(git log -1 --format=%ct)"

@@ -81,17 +81,25 @@ func TestFeeds(t *testing.T) {
 	}
 }
 
-// What the newer feed builds from source is no program of cgo, which would refuse to run (pkg/confine).
+// What the newer feed builds from source is no program of cgo, which would refuse to run (pkg/confine), and is made with the compiler's
+// flags of `make dist`; here with one of them, for all would have most of the standard library compiled anew.
 func TestFeedBuilds(t *testing.T) {
 	committed(t)
 	out := t.TempDir()
-	makes(t, "feed/25.12/sealgate", out, "compile")
+	if got := makes(t, "feed/25.12/sealgate", out, "flags"); !strings.HasPrefix(got, "-gcflags=github.com/...=-l -gcflags=fmt=-l ") {
+		t.Errorf("the compiler's flags are %q", got)
+	}
+	const flag = "-gcflags=sealgate/cmd/sealgate=-l"
+	makes(t, "feed/25.12/sealgate", out, "compile", "SEALGATE_GCFLAGS="+flag)
 	info, err := buildinfo.ReadFile(filepath.Join(out, "bin/sealgate"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !slices.Contains(info.Settings, debug.BuildSetting{Key: "CGO_ENABLED", Value: "0"}) || slices.Contains(info.Settings, debug.BuildSetting{Key: "-buildmode", Value: "pie"}) {
 		t.Errorf("built with %v", info.Settings)
+	}
+	if !slices.Contains(info.Settings, debug.BuildSetting{Key: "-gcflags", Value: strings.TrimPrefix(flag, "-gcflags=")}) {
+		t.Errorf("built without %s: %v", flag, info.Settings)
 	}
 }
 

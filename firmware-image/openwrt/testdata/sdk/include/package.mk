@@ -1,6 +1,6 @@
 define BuildPackage
 $(eval $(call Package/$(1)))
-.PHONY: prepare compile install facts
+.PHONY: prepare compile install facts flags
 prepare:
 	$$(call Build/Prepare)
 compile: prepare
@@ -9,6 +9,8 @@ install: prepare
 	mkdir -p $$(OUT)/root
 	$$(call Package/$(1)/install,$$(OUT)/root)
 	$$(RSTRIP) $$(OUT)/root
+flags:
+	@echo '$$(SEALGATE_GCFLAGS)'
 facts:
 	@echo '$(PKG_NAME) $$(PKG_VERSION)-r$$(PKG_RELEASE)'
 	@echo '$(USERID)'
