@@ -103,7 +103,7 @@ func device(t *testing.T, ns *lab.Namespace, id string) error {
 // sending waits until gatewayd seals under an epoch other than one, and returns which.
 func (s *shell) sending(not string) string {
 	s.t.Helper()
-	return strings.TrimSpace(s.await(`sealctl status --json 2>/dev/null | tr ',' '\n' | sed -n 's/.*"sending": *"\([^"]*\)".*/\1/p' | grep -v '^` + not + `$'`))
+	return strings.TrimSpace(s.await(`sealctl status --json 2>/dev/null | tr ',' '\n' | sed -n '/"controld":/q; s/.*"sending": *"\([^"]*\)".*/\1/p' | grep -v '^` + not + `$'`))
 }
 
 // Flash is written at the first start, on enrolment and on a change of policy, in these files and no others; by nothing else that happens.
