@@ -71,6 +71,39 @@ func TestHandover(t *testing.T) {
 	}
 }
 
+// A device that is denied while its connection lasts at the gatewayd before: that one ends it when it is told, too.
+func TestHandoverDenied(t *testing.T) {
+	p := newPlant(t)
+	p.write(t, strings.Replace(p.text(), "[limits]\n", "[limits]\ndrain = \"1h\"\n", 1))
+	p.startControld(t)
+	p.startGatewayd(t)
+	p.awaitReady(t)
+	device, err := net.Dial("tcp", p.device(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer device.Close()
+	_ = device.SetDeadline(time.Now().Add(patience))
+	_, _ = device.Write([]byte("\x10\x0e\x00\x04MQTT\x04\x02\x00\x00\x00\x02me"))
+	if _, err := device.Read(make([]byte, 4)); err != nil {
+		t.Fatal(err)
+	}
+	old := p.gatewayd
+	p.gatewayd = start(t, gatewayd.Main, "-takeover", "-config", p.conf)
+	p.gatewayd.log.await(t, "gatewayd runs")
+	p.write(t, p.text()+"[devices]\ndeny = [\"127.0.0.0/8\"]\n")
+	old.hangup()
+	old.log.await(t, "devices.deny ended open connections")
+	if n, err := device.Read(make([]byte, 4)); err == nil {
+		t.Errorf("the device's connection goes on: %d bytes", n)
+	}
+	old.once.Do(func() {
+		if code := await(t, old.code, "the end of the one before"); code != 0 {
+			t.Errorf("it ended with %d:\n%s", code, old.log)
+		}
+	})
+}
+
 // asks says something to the gatewayd that runs, and reads why not; nothing: the end of the connection.
 func (p *plant) asks(t *testing.T, word, why string) {
 	t.Helper()
