@@ -116,7 +116,11 @@ func runUpgrade(env cmdenv.Env, c *command, args []string) error {
 	if err != nil {
 		return err
 	}
-	r, from, err := verifyImage(conf, vendorCA, signature)
+	cfg, err := config.Load(conf)
+	if err != nil {
+		return fmt.Errorf("%w: a new slot is kept only if the gateway seals; set it up first", err)
+	}
+	r, from, err := verifyImage(cfg, vendorCA, signature)
 	if err != nil {
 		return fmt.Errorf("%w; nothing was changed", err)
 	}
@@ -171,14 +175,14 @@ func runningSlot() (running slots.Slot, trial bool, device string, err error) {
 	return "", false, "", errors.New("the root of this machine is no squashfs: it is no appliance")
 }
 
-// vendorCA is, in a slot, the certificate of whose images any appliance takes, enrolled or not; there need be none.
+// vendorCA is, in a slot, the certificate of whose images any appliance takes; there need be none.
 const vendorCA = "/usr/share/sealgate/vendor.crt"
 
 // vendorFleet is what the fleet of that CA is called. Its operators sign.
 const vendorFleet = "vendor"
 
 // verifyImage reads a signature, which must be by the vendor, or by an operator of this gateway's fleet whom its policy does not revoke.
-func verifyImage(conf, vendor, file string) (slots.Release, crypto.Member, error) {
+func verifyImage(cfg *config.Config, vendor, file string) (slots.Release, crypto.Member, error) {
 	refuse := func(err error) (slots.Release, crypto.Member, error) {
 		return slots.Release{}, crypto.Member{}, fmt.Errorf("the image's signature %s: %w", file, err)
 	}
@@ -194,7 +198,7 @@ func verifyImage(conf, vendor, file string) (slots.Release, crypto.Member, error
 	payload, from, err := verifyVendor(vendor, signed)
 	if err != nil {
 		var fleetErr error
-		if payload, from, fleetErr = verifyOperator(conf, signed); fleetErr != nil {
+		if payload, from, fleetErr = verifyOperator(cfg, signed); fleetErr != nil {
 			if !errors.Is(err, fs.ErrNotExist) {
 				fleetErr = fmt.Errorf("%w; nor is it the vendor's: %w", fleetErr, err)
 			}
@@ -220,11 +224,7 @@ func verifyVendor(file string, signed []byte) ([]byte, crypto.Member, error) {
 	return trust.VerifyPolicySigner(signed, slots.MessageType, time.Now())
 }
 
-func verifyOperator(conf string, signed []byte) ([]byte, crypto.Member, error) {
-	cfg, err := config.Load(conf)
-	if err != nil {
-		return nil, crypto.Member{}, fmt.Errorf("%w: only what an operator of the gateway's fleet signed is run", err)
-	}
+func verifyOperator(cfg *config.Config, signed []byte) ([]byte, crypto.Member, error) {
 	_, trust, enrolled, err := member.LoadIdentity(cfg.Identity)
 	if err != nil {
 		return nil, crypto.Member{}, err

@@ -16,6 +16,7 @@ import (
 
 	"sealgate/cmd/internal/cmdenv"
 	"sealgate/cmd/sealctl/slots"
+	"sealgate/pkg/config"
 )
 
 // What a gateway must show so that a slot on trial is kept.
@@ -103,12 +104,16 @@ func TestVerifyImage(t *testing.T) {
 	}
 	run("fleet", "add", at("plant"), "--role", "gateway", "--name", "gw1")
 	write("gw.toml", fmt.Sprintf("fleet = \"plant\"\nidentity = %q\nstate = %q\n[steer]\nmode = \"listen\"\n[uplink]\nbroker = \"127.0.0.1:1\"\n[control]\nbroker = \"mqtts://127.0.0.1:1\"\n", at("plant/members/gw1"), at("state")))
+	cfg, err := config.Load(at("gw.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	ours, vendors, others := sign("ours", "plant/members/ops"), sign("vendors", "vendor/members/ops"), sign("others", "other/members/ops")
 	write("empty.sig", "")
 	vendor := at("vendor/members/ops/ca.crt")
-	check := func(name, conf, vendor, signature, why string) {
+	check := func(name, vendor, signature, why string) {
 		t.Helper()
-		r, from, err := verifyImage(conf, vendor, signature)
+		r, from, err := verifyImage(cfg, vendor, signature)
 		if (err == nil) != (why == "") || err != nil && !strings.Contains(err.Error(), why) {
 			t.Errorf("%s: %v; want %q", name, err, why)
 		}
@@ -116,23 +121,21 @@ func TestVerifyImage(t *testing.T) {
 			t.Errorf("%s: %+v by %v", name, r, from)
 		}
 	}
-	check("our operator", at("gw.toml"), at("none"), ours, "")
-	check("our operator, with a vendor", at("gw.toml"), vendor, ours, "")
-	check("vendor", at("gw.toml"), vendor, vendors, "")
-	check("vendor, not enrolled", at("none"), vendor, vendors, "")
-	check("our operator, not enrolled", at("none"), vendor, ours, "no such file")
-	check("vendor that this image does not know", at("gw.toml"), at("none"), vendors, "the image's signature")
-	check("another fleet", at("gw.toml"), vendor, others, "nor is it the vendor's")
-	check("another fleet as vendor", at("gw.toml"), at("other/members/ops/ca.crt"), others, "ours is \"vendor\"")
-	check("no signature", at("gw.toml"), vendor, at("none"), "sealctl upgrade sign")
-	check("empty signature", at("gw.toml"), vendor, at("empty.sig"), "the image's signature")
+	check("our operator", at("none"), ours, "")
+	check("our operator, with a vendor", vendor, ours, "")
+	check("vendor", vendor, vendors, "")
+	check("vendor that this image does not know", at("none"), vendors, "the image's signature")
+	check("another fleet", vendor, others, "nor is it the vendor's")
+	check("another fleet as vendor", at("other/members/ops/ca.crt"), others, "ours is \"vendor\"")
+	check("no signature", vendor, at("none"), "sealctl upgrade sign")
+	check("empty signature", vendor, at("empty.sig"), "the image's signature")
 
 	run("fleet", "revoke", at("plant"), "--name", "ops")
-	check("operator that the identity's policy revokes", at("gw.toml"), vendor, ours, "revokes")
+	check("operator that the identity's policy revokes", vendor, ours, "revokes")
 	if err := os.Remove(at("plant/members/gw1/policy.cose")); err != nil {
 		t.Fatal(err)
 	}
-	check("no policy is known", at("gw.toml"), vendor, ours, "")
+	check("no policy is known", vendor, ours, "")
 	policy, err := os.ReadFile(at("plant/policy.cose"))
 	if err == nil {
 		err = os.Mkdir(at("state"), 0o700)
@@ -141,7 +144,7 @@ func TestVerifyImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	write("state/policy.cose", string(policy))
-	check("operator that the kept policy revokes", at("gw.toml"), vendor, ours, "revokes")
+	check("operator that the kept policy revokes", vendor, ours, "revokes")
 }
 
 func TestOpenBoth(t *testing.T) {
