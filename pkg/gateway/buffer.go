@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -74,6 +75,15 @@ func (b *buffer) drop() {
 		b.budget.give(b.taken)
 	}
 	b.b, b.from, b.pooled, b.taken = nil, 0, nil, 0
+}
+
+// compact moves what has not been transformed from the chunk to storage of its own length, before a wait that many may share. Slices of it before are void.
+func (b *buffer) compact() {
+	if b.pooled != nil && !b.empty() {
+		rest := bytes.Clone(b.unread())
+		b.drop()
+		b.b = rest
+	}
 }
 
 // settle makes room for the next read, once all whole packets have been transformed: what

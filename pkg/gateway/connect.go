@@ -138,6 +138,9 @@ func (c *conn) readConnect() (mqttparse.Frame, error) {
 			return f, malformed(err)
 		}
 		if n > 0 {
+			in.compact()
+			f.Raw = in.unread()[:n]
+			f.Body = f.Raw[n-len(f.Body):]
 			return f, nil
 		}
 		if err := in.settle(c.g.maxPacket()); err != nil {
@@ -212,6 +215,11 @@ func (c *conn) dial() error {
 		c.setUplink(p.Uplink())
 		return nil
 	}
+	ended, err := c.turn()
+	if err != nil {
+		return err
+	}
+	defer ended()
 	ctx, cancel := context.WithTimeout(uplink.From(c.g.ctx, c.from), c.g.connectTimeout())
 	defer cancel()
 	type result struct {

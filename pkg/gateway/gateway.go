@@ -151,6 +151,7 @@ type Gateway struct {
 
 	tidy   tidier
 	limits limits
+	turns  chan struct{} // see turn.go
 	naming naming
 
 	state atomic.Pointer[stateBox]
@@ -182,6 +183,7 @@ func New(cfg Config) *Gateway {
 		conns:     make(map[*conn]struct{}),
 		listeners: make(map[net.Listener]struct{}),
 		idle:      make(chan struct{}),
+		turns:     newTurns(),
 	}
 	g.SetLimits(g.cfg.MaxConnections, g.cfg.ConnectTimeout)
 	g.ctx, g.stop = context.WithCancel(context.Background())

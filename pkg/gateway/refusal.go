@@ -19,6 +19,7 @@ const (
 	refusedMalformed   = "malformed"       // breaks the standard
 	refusedTooLarge    = "too-large"       // over limits.max_message
 	refusedNotReady    = "not-ready"       // no policy or no keys
+	refusedRush        = "rush"            // no turn to open the uplink in time
 	refusedUplink      = "uplink"          // the broker cannot be reached
 	refusedConnAck     = "no-connack"      // the broker does not answer CONNECT
 	refusedDenied      = "denied"          // by policy

@@ -29,3 +29,21 @@ func watchPeer(c net.Conn) {
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, twoMinutes)
 	})
 }
+
+// hungUp reports whether the peer has ended the connection, and has said nothing that has not been read.
+func hungUp(c net.Conn) (is bool) {
+	conn, ok := c.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	_ = raw.Control(func(fd uintptr) {
+		var b [1]byte
+		n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		is = n == 0 && err == nil || err == unix.ECONNRESET
+	})
+	return is
+}
