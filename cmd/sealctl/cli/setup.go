@@ -369,7 +369,7 @@ func (w *wizard) join() error {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(w.ticket), io.Discard, w.env.Stderr
 	switch err := cmd.Run(); {
 	case err != nil && w.wait != "":
-		return fmt.Errorf("not enrolled yet (%w)", err)
+		return errSilent // controld has said why
 	case err != nil:
 		return fmt.Errorf("not enrolled (%w); run this again with the same ticket when that is mended", err)
 	}
