@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"strconv"
 	"strings"
 )
@@ -145,8 +144,13 @@ func each(check func(string) error) func(string) error {
 	}
 }
 
+// plain reports whether there are only letters and digits of ASCII in it, and these characters.
+func plain(value, others string) bool {
+	return strings.Trim(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"+others) == ""
+}
+
 func interfaceName(value string) error {
-	if value != "" && !regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$`).MatchString(value) {
+	if len(value) > 15 || !plain(value, "_.-") || strings.HasPrefix(value, ".") || strings.HasPrefix(value, "-") {
 		return errors.New("want an interface's name, as `ip link` shows it")
 	}
 	return nil
@@ -175,7 +179,7 @@ func prefix(value string) error {
 }
 
 func kernelSetting(value string) error {
-	if !regexp.MustCompile(`^[a-z0-9_./-]+=[A-Za-z0-9_-]+$`).MatchString(value) {
+	if name, to, ok := strings.Cut(value, "="); !ok || name == "" || to == "" || strings.HasPrefix(name, "-") || !plain(name, "_./-") || !plain(to, "_-") {
 		return errors.New("want settings such as net.ipv4.conf.all.rp_filter=1")
 	}
 	return nil
