@@ -22,11 +22,12 @@ func served(t *testing.T, mode string) (*shell, *router) {
 
 const ready = `sealctl status --json 2>/dev/null | grep -o '"ready": *true'`
 
-// When fw4 is stopped it takes away all tables. When it is started again all are back: the guards by its snippet, and what steers in the
+// When fw4 is stopped it takes away all tables. When it is started again all are back: the guards by its snippet or else its script, and what steers in the
 // modes tproxy and redirect by a gatewayd that is started anew. Where nothing is missing nothing is restarted.
 func TestFirewallIsStoppedAndStarted(t *testing.T) {
 	t.Parallel()
-	const start = "nft -f /usr/share/nftables.d/ruleset-post/50-sealgate.nft && sh -c \". $(uci get firewall.sealgate.path)\"\n"
+	const script = "sh -c \". $(uci get firewall.sealgate.path)\"\n"
+	const start = "nft -f /usr/share/nftables.d/ruleset-post/50-sealgate.nft && " + script
 	const flush = "nft list tables | while read -r _ family table; do nft delete table $family $table; done; nft list tables\n"
 	const tables = "nft list tables | sort\n"
 	for mode, steers := range map[string]string{"tc": "", "tproxy": "table inet sealgate-steer\n", "redirect": "table inet sealgate-steer\n"} {
@@ -54,6 +55,8 @@ func TestFirewallIsStoppedAndStarted(t *testing.T) {
 			if again := s.do("cat /var/run/gatewayd.pid"); (again == before) != (steers == "") {
 				t.Errorf("gatewayd was process %s, and is %s", strings.TrimSpace(before), again)
 			}
+			s.do(flush + script) // where fw4 has `auto_includes` switched off
+			s.await(`[ "$(nft list tables | sort)" = "` + strings.TrimSpace(want) + `" ] && ` + ready)
 		})
 	}
 }

@@ -36,7 +36,7 @@ function steer(map) {
 	o.value('tc', _('tc: routed or in a bridge, by the kernel\'s classifier'));
 	o.value('tproxy', _('tproxy: routed, by nftables'));
 	o.value('redirect', _('redirect: routed, by nftables, if nothing else will do'));
-	o.value('nfqueue', _('nfqueue: devices keep their own connection; no TLS'));
+	o.value('nfqueue', _('nfqueue: devices keep their own connection; no TLS, and in clear while the firewall is stopped'));
 	o.value('listen', _('listen: an ordinary proxy that devices dial'));
 	o.default = 'tc';
 	o = s.option(form.Value, 'bridge', _('Bridge'), _('Set: the interfaces below are ports of this bridge, and nothing crosses it but through the gateway.'));
