@@ -91,7 +91,12 @@ func (s *site) awaitSealed(t *testing.T, m *machine, after int) {
 	if err := s.reader.Await(lab.Within(t, patience), func(stdout, _ []string) bool { return opened(stdout) > after }); err != nil {
 		t.Fatalf("no sealed message: %v; the console said\n%s", err, strings.Join(m.proc.Stdout(), "\n"))
 	}
-	t.Logf("%s: first sealed message %.1f s after power on", m.kind.name, time.Since(m.since).Seconds())
+	took := time.Since(m.since)
+	cpu, err := m.proc.CPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s: first sealed message %.1f s after power on, %.1f s of a processor", m.kind.name, took.Seconds(), cpu.Seconds())
 }
 
 func opened(lines []string) (n int) {
