@@ -63,6 +63,9 @@ func TestUnattended(t *testing.T) {
 	if names := m.files(t); strings.Join(names, " ") != "broker.txt ca.pem place.conf" || m.contains(t, []byte("sealgate-ticket-1-x")) {
 		t.Errorf("the folder holds %q; the ticket may be on the disk still", names)
 	}
+	if !s.wire.Contains([]byte{10, 9, 0, 50}) {
+		t.Error("nothing came from the address that place.conf gives")
+	}
 	s.judge(t)
 }
 
