@@ -30,8 +30,9 @@ done
 [ -z "$missing" ] || { echo "image: missing:$missing; Debian has them in squashfs-tools e2fsprogs mtools fdisk grub-common kmod cpio" >&2; exit 1; }
 
 "$here/tree.sh" "$arch" "$sealgate" "$tmp/root"
-# What is compressed already is not to be unpacked twice: GRUB reads it in small pieces, and would unpack a whole block for each.
-mksquashfs "$tmp/root" "$tmp/slot" -comp xz -b 256K -all-root -no-progress -quiet -action "uncompressed @ subpathname(boot)"
+# gzip, for xz takes a slow processor three seconds more to start, and saves 3 MiB. What is compressed already is not to be unpacked twice: GRUB reads it in small pieces, and
+# would unpack a whole block for each.
+mksquashfs "$tmp/root" "$tmp/slot" -comp gzip -b 256K -all-root -no-progress -quiet -action "uncompressed @ subpathname(boot)"
 size=$(wc -c <"$tmp/slot")
 [ "$size" -le $((slot_mib << 20)) ] || { echo "image: the slot of $size bytes does not fit $slot_mib MiB" >&2; exit 1; }
 

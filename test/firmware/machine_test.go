@@ -41,7 +41,7 @@ func kinds() []kind {
 		// The firmware leaves the loader a fourth of the memory, and that must hold kernel and initramfs twice.
 		{"x86_64 EFI", "sealgate-x86_64.img", "qemu-system-x86_64", []string{"-M", "q35", "-m", "512", "-drive", flash("/usr/share/OVMF/OVMF_CODE.fd")}},
 		// This firmware waits some seconds for a key unless it has a menu.
-		{"arm64 EFI", "sealgate-arm64.img", "qemu-system-aarch64", []string{"-M", "virt", "-cpu", "cortex-a53", "-m", "512",
+		{"arm64 EFI", "sealgate-arm64.img", "qemu-system-aarch64", []string{"-M", "virt", "-cpu", "cortex-a53", "-m", "256",
 			"-drive", flash("/usr/share/AAVMF/AAVMF_CODE.fd"), "-boot", "menu=on,splash-time=0"}},
 	}
 }
