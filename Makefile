@@ -85,10 +85,15 @@ image-arm64:
 	@$(MAKE) --no-print-directory -s dist PLATFORMS=linux/arm64
 	@firmware-image/appliance/build.sh arm64 dist/sealgate-arm64.img dist/sealgate-linux-arm64
 
+.PHONY: image-mipsel
+image-mipsel: ## a disk for an emulated MIPS machine, which has no loader; for the tests alone
+	@$(MAKE) --no-print-directory -s dist PLATFORMS=linux/mipsle
+	@firmware-image/appliance/build.sh mipsel dist/sealgate-mipsel.img dist/sealgate-linux-mipsle
+
 .PHONY: test-firmware
 test-firmware: build ## boot the image in an emulated machine, set it up, cut its power; everything captured (as root)
 	@./test/setup.sh firmware
-	@$(MAKE) --no-print-directory image
+	@$(MAKE) --no-print-directory image image-mipsel
 	SEALGATE_BIN=$(BIN) SEALGATE_IMAGE=$(CURDIR)/dist/sealgate-x86_64.img SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -count=1 -v -timeout 20m ./test/firmware
 
 .PHONY: generate

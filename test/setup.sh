@@ -43,6 +43,7 @@ fi
 if [ "${1:-}" = firmware ]; then
 	need qemu-system-x86_64 qemu-system-x86
 	need qemu-system-aarch64 qemu-system-arm
+	need qemu-system-mipsel qemu-system-mips
 	need sfdisk fdisk
 	need mke2fs e2fsprogs
 	need mcopy mtools

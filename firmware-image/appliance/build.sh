@@ -60,7 +60,7 @@ grub-editenv "$tmp/state" set good=A
 truncate -s "${boot_mib}M" "$tmp/fat"
 mformat -i "$tmp/fat" -T $((boot_mib << 11)) -v SEALGATE -N 5ea19a7e ::
 mmd -i "$tmp/fat" ::/EFI ::/EFI/BOOT ::/sealgate
-mcopy -i "$tmp/fat" "$tmp/efi/"* ::/EFI/BOOT/
+[ -z "$loaders" ] || mcopy -i "$tmp/fat" "$tmp/efi/"* ::/EFI/BOOT/
 sed "s/CONSOLE/$console/" "$here/grub.cfg" >"$tmp/grub.cfg"
 mcopy -i "$tmp/fat" "$tmp/grub.cfg" ::/sealgate/grub.cfg
 mcopy -i "$tmp/fat" "$tmp/state" ::/sealgate/state

@@ -48,7 +48,9 @@ fetched() {
 
 for package in "$@"; do
 	name=$package
-	case $name in linux-image-[!0-9]*)
+	case $name in
+	linux-image-[0-9]*.*) ;;
+	linux-image-*)
 		newest=$(apt apt-cache depends "$name" 2>/dev/null | sed -n 's/.*Depends: \(linux-image-[0-9][^ ]*\).*/\1/p' | head -n 1)
 		name=${newest:-$name}
 		;;

@@ -37,6 +37,7 @@ type site struct {
 	ca             *lab.CA
 	wire           *lab.Capture
 	reader         *lab.Proc
+	device         *lab.Proc // publishes all the time
 	marker         []byte
 }
 
@@ -63,7 +64,7 @@ func (s *site) open(t *testing.T, gateway string) (up wire) {
 	lab.Mosquitto(t, lab.BrokerOptions{NS: s.uplink, TLS: 8883, Plain: 1883, Cert: s.ca.Issue(t, "broker", time.Time{}, brokerIP)})
 	s.dhcp(t)
 	s.reader = lab.Start(t, s.sealctl("sub", "-i", s.fleet.Identity("sub1"), "-t", "plant/#", "--json"))
-	lab.Start(t, lab.Cmd{NS: s.sensor, Path: "/bin/sh", Args: []string{"-c", fmt.Sprintf(
+	s.device = lab.Start(t, lab.Cmd{NS: s.sensor, Path: "/bin/sh", Args: []string{"-c", fmt.Sprintf(
 		"n=0; while n=$((n+1)); do timeout 5 mosquitto_pub -h %s -t plant/$n -q 1 -m '%s' 2>/dev/null; sleep 0.2; done", brokerIP, bytes.Repeat(s.marker, 4))}})
 	return up
 }

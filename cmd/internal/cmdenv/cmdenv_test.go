@@ -124,3 +124,22 @@ func TestMemory(t *testing.T) {
 		t.Error("no limit was set")
 	}
 }
+
+func TestMemoryRules(t *testing.T) {
+	for _, tt := range []struct {
+		total int64
+		env   map[string]string
+		limit int64
+		gc    int
+	}{
+		{0, nil, 0, 0},
+		{128 << 20, nil, 128 << 20 / 100 * 40, 50},
+		{256<<20 + 1, nil, (256<<20 + 1) / 100 * 40, 0},
+		{128 << 20, map[string]string{"GOGC": "100"}, 128 << 20 / 100 * 40, 0},
+		{128 << 20, map[string]string{"GOMEMLIMIT": "48MiB"}, 0, 50},
+	} {
+		if limit, gc := memoryRules(tt.total, 40, func(k string) string { return tt.env[k] }); limit != tt.limit || gc != tt.gc {
+			t.Errorf("%d bytes, %v: limit %d, GOGC %d", tt.total, tt.env, limit, gc)
+		}
+	}
+}
