@@ -151,7 +151,7 @@ type Gateway struct {
 
 	tidy   tidier
 	limits limits
-	turns  chan struct{} // see turn.go
+	turns  *turns
 	naming naming
 
 	state atomic.Pointer[stateBox]

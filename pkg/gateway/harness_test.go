@@ -366,7 +366,13 @@ const patience = 20 * time.Second
 
 func (ts *tester) dial() *peer {
 	ts.tb.Helper()
-	c, err := net.Dial("tcp", ts.addr)
+	return ts.dialFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+}
+
+// dialFrom connects as a device of that address.
+func (ts *tester) dialFrom(a netip.Addr) *peer {
+	ts.tb.Helper()
+	c, err := (&net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 0))}).Dial("tcp", ts.addr)
 	if err != nil {
 		ts.tb.Fatal(err)
 	}

@@ -24,10 +24,10 @@ func occupied(t *testing.T, cfg Config) (ts *tester, opened *atomic.Int64, open 
 		<-open
 		return nil, errors.New("no broker")
 	})
-	for range cap(ts.g.turns) {
-		ts.dial().send(connectPacket(mqttparse.V311, "", true))
+	for i := range cap(ts.g.turns.places) {
+		ts.dialFrom(netip.AddrFrom4([4]byte{127, 0, 1, byte(1 + i%2)})).send(connectPacket(mqttparse.V311, "", true))
 	}
-	eventually(t, "all turns are taken", func() bool { return int(opened.Load()) == cap(ts.g.turns) })
+	eventually(t, "all turns are taken", func() bool { return int(opened.Load()) == cap(ts.g.turns.places) })
 	return ts, opened, open
 }
 
@@ -46,14 +46,14 @@ func TestRushIsTurnedAway(t *testing.T) {
 		t.Errorf("answer % x: not told to come back", got)
 	}
 	eventually(t, "counted", func() bool { return ts.metric(`sealgate_refused_total{reason="rush"} 1`) })
-	if n := int(opened.Load()); n != cap(ts.g.turns) {
-		t.Errorf("%d uplinks were opened at once, with %d turns", n, cap(ts.g.turns))
+	if n := int(opened.Load()); n != cap(ts.g.turns.places) {
+		t.Errorf("%d uplinks were opened at once, with %d turns", n, cap(ts.g.turns.places))
 	}
 }
 
 func TestRushWaitsItsTurn(t *testing.T) {
 	ts, opened, open := occupied(t, Config{ConnectTimeout: time.Minute})
-	turns := int64(cap(ts.g.turns))
+	turns := int64(cap(ts.g.turns.places))
 	gone := ts.dial()
 	gone.send(connectPacket(mqttparse.V311, "impatient", true))
 	eventually(t, "one waits", waits)
@@ -65,4 +65,28 @@ func TestRushWaitsItsTurn(t *testing.T) {
 	}
 	ts.dial().send(connectPacket(mqttparse.V311, "patient", true))
 	eventually(t, "the next has its turn", func() bool { return opened.Load() == turns+1 })
+}
+
+// A device all of whose dials hang keeps nobody else out, and nothing is remembered of it afterwards.
+func TestRushOfOneDevice(t *testing.T) {
+	opened, open := new(atomic.Int64), make(chan struct{})
+	ts := newTester(t, newFleet(t).rotate(1), Config{ConnectTimeout: time.Minute}, func(context.Context, netip.AddrPort) (net.Conn, error) {
+		opened.Add(1)
+		<-open
+		return nil, errors.New("no broker")
+	})
+	places := cap(ts.g.turns.places)
+	for range 2 * places {
+		ts.dial().send(connectPacket(mqttparse.V311, "", true))
+	}
+	eventually(t, "half of the places are its own", func() bool { return int(opened.Load()) == places/2 && ts.g.connections() == 2*places })
+	ts.dialFrom(netip.MustParseAddr("127.0.1.1")).send(connectPacket(mqttparse.V311, "other", true))
+	eventually(t, "another has its turn", func() bool { return int(opened.Load()) == places/2+1 })
+	close(open)
+	eventually(t, "all have ended", func() bool { return ts.g.connections() == 0 })
+	ts.g.turns.mu.Lock()
+	defer ts.g.turns.mu.Unlock()
+	if len(ts.g.turns.shares) != 0 || len(ts.g.turns.places) != 0 {
+		t.Errorf("%d shares and %d places are left", len(ts.g.turns.shares), len(ts.g.turns.places))
+	}
 }
