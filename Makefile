@@ -94,7 +94,7 @@ image-mipsel: ## a disk for an emulated MIPS machine, which has no loader; for t
 test-firmware: build ## boot the image in an emulated machine, set it up, cut its power; everything captured (as root)
 	@./test/setup.sh firmware
 	@$(MAKE) --no-print-directory image image-mipsel
-	SEALGATE_BIN=$(BIN) SEALGATE_IMAGE=$(CURDIR)/dist/sealgate-x86_64.img SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -count=1 -v -timeout 20m ./test/firmware
+	SEALGATE_BIN=$(BIN) SEALGATE_IMAGE=$(CURDIR)/dist/sealgate-x86_64.img SEALGATE_REQUIRE=$(REQUIRE) $(GO) test -count=1 -v -parallel 3 -timeout 30m ./test/firmware
 
 .PHONY: generate
 generate: ## compile the BPF programs anew (needs clang and llvm; the objects are committed)

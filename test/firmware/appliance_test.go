@@ -21,6 +21,7 @@ const (
 // TestAppliance puts an appliance as it comes out of the factory between devices and broker, sets it up at the console by a ticket, and cuts its power. From
 // before it is switched on the devices publish, and nothing that they say may appear on the broker's side.
 func TestAppliance(t *testing.T) {
+	t.Parallel()
 	for _, k := range kinds() {
 		t.Run(k.name, func(t *testing.T) {
 			t.Parallel()

@@ -32,6 +32,7 @@ var enrolledBridge = strings.Replace(enrolledRouted, "[control]", "bridge = \"br
 // TestPlaces starts an appliance, as far as its init does, with settings that are wrong or do not fit one another, and with those that it is delivered with:
 // whatever comes up, no packet to the broker's port crosses. No gatewayd runs.
 func TestPlaces(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
 	for _, c := range []struct {
 		name    string

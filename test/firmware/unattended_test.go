@@ -14,6 +14,7 @@ import (
 // TestUnattended sets an appliance up by files that somebody put into the folder "setup" of its disk's boot partition, as docs/INSTALL.md says, and types nothing. At first
 // one of the files is wrong, which the appliance says where a person without a console finds it.
 func TestUnattended(t *testing.T) {
+	t.Parallel()
 	lab.NeedRoot(t)
 	s := newSite(t)
 	lan := cable(t, s.sensor, "lan")
