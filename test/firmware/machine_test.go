@@ -23,6 +23,7 @@ type machine struct {
 	disk  string
 	wires []wire
 	proc  *lab.Proc
+	looks int       // at its memory
 	since time.Time // when it was switched on
 }
 
