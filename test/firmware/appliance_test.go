@@ -152,19 +152,25 @@ func (s *site) publishPolicy(t *testing.T) {
 	lab.MustRun(t, lab.Within(t, patience), s.sealctl("policy publish", s.fleet.Dir, "-i", s.fleet.Identity("ops")))
 }
 
-func runAppliance(t *testing.T, k kind) {
-	lab.NeedRoot(t)
+// begin sets up a machine as it comes out of the factory, has it seal under its first key and the next, and cuts its power.
+func begin(t *testing.T, k kind) (*site, *machine) {
+	t.Helper()
 	s := newSite(t)
 	lan := cable(t, s.sensor, "lan")
 	m := newMachine(t, k, lan, s.open(t, ""))
 	m.on(t)
 	s.enrol(t, m)
 	s.awaitSealed(t, m, 0)
-
 	m.types(t, "sealctl rotate --group default && echo rotated")
 	m.says(t, "rotated")
 	s.awaitSealed(t, m, opened(s.reader.Stdout()))
 	m.cutPower()
+	return s, m
+}
+
+func runAppliance(t *testing.T, k kind) {
+	lab.NeedRoot(t)
+	s, m := begin(t, k)
 	s.startsIn(t, m, "A")
 
 	s.upgrade(t, m, "B", slotImage(t, k))
