@@ -97,12 +97,10 @@ INLINE int parse_ipv4(struct __sk_buff *skb, struct packet *p)
 	return TC_ACT_OK;
 }
 
-/* One IPv6 extension header: 0 and the next header in *next, or 1 when *next is not an extension header, or -1. */
-INLINE int skip_extension(struct __sk_buff *skb, struct packet *p, __u8 *next)
+/* Whether an IPv6 header of this kind is followed on the way to TCP. A fragment header is a case of its own. */
+INLINE int is_extension(__u8 proto)
 {
-	struct extension e;
-
-	switch (*next) {
+	switch (proto) {
 	case PROTO_HOPOPTS:
 	case PROTO_ROUTING:
 	case PROTO_DSTOPTS:
@@ -110,13 +108,23 @@ INLINE int skip_extension(struct __sk_buff *skb, struct packet *p, __u8 *next)
 	case PROTO_HIP:
 	case PROTO_SHIM6:
 	case PROTO_AH:
-		if (load(skb, p->l4, &e, sizeof(e)))
-			return -1;
-		p->l4 += *next == PROTO_AH ? (e.length + 2) * 4 : (e.length + 1) * 8;
-		*next = e.next;
-		return 0;
+		return 1;
 	}
-	return 1;
+	return 0;
+}
+
+/* One IPv6 extension header: 0 and the next header in *next, or 1 when *next is not an extension header, or -1. */
+INLINE int skip_extension(struct __sk_buff *skb, struct packet *p, __u8 *next)
+{
+	struct extension e;
+
+	if (!is_extension(*next))
+		return 1;
+	if (load(skb, p->l4, &e, sizeof(e)))
+		return -1;
+	p->l4 += *next == PROTO_AH ? (e.length + 2) * 4 : (e.length + 1) * 8;
+	*next = e.next;
+	return 0;
 }
 
 /* A fragment header names the protocol of the first fragment's next header. UDP and the like are let through;
@@ -127,18 +135,8 @@ INLINE int parse_fragment(struct __sk_buff *skb, struct packet *p)
 
 	if (load(skb, p->l4, &e, sizeof(e)))
 		return drop(STEER_TRUNCATED);
-	switch (e.next) {
-	case PROTO_TCP:
-	case PROTO_HOPOPTS:
-	case PROTO_ROUTING:
-	case PROTO_FRAGMENT:
-	case PROTO_DSTOPTS:
-	case PROTO_MOBILITY:
-	case PROTO_HIP:
-	case PROTO_SHIM6:
-	case PROTO_AH:
+	if (e.next == PROTO_TCP || e.next == PROTO_FRAGMENT || is_extension(e.next))
 		return drop(STEER_FRAGMENT);
-	}
 	return TC_ACT_UNSPEC;
 }
 
@@ -167,17 +165,7 @@ INLINE int parse_ipv6(struct __sk_buff *skb, struct packet *p)
 		return parse_fragment(skb, p);
 	if (next == PROTO_TCP)
 		return TC_ACT_OK;
-	switch (next) {
-	case PROTO_HOPOPTS:
-	case PROTO_ROUTING:
-	case PROTO_DSTOPTS:
-	case PROTO_MOBILITY:
-	case PROTO_HIP:
-	case PROTO_SHIM6:
-	case PROTO_AH:
-		return drop(STEER_EXTENSION);
-	}
-	return TC_ACT_UNSPEC;
+	return is_extension(next) ? drop(STEER_EXTENSION) : TC_ACT_UNSPEC;
 }
 
 INLINE int is_tag(__be32 proto)
