@@ -17,7 +17,7 @@ COLD        := github.com/... fmt math/big encoding/json encoding/asn1 log/slog 
 	net/http mime/... vendor/golang.org/x/net/... vendor/golang.org/x/text/... debug/... compress/... internal/zstd context strings syscall os/user \
 	crypto/elliptic crypto/internal/fips140/bigmod crypto/hpke crypto/ecdh crypto/internal/fips140/ecdh crypto/ed25519 golang.org/x/sys/unix \
 	sealgate/cmd/... sealgate/bpf \
-	$(patsubst %,sealgate/pkg/%,boottime checkpoint config confine control counters enrol/... keylink member policy steer strictoml)
+	$(patsubst %,sealgate/pkg/%,atomicfile boottime checkpoint config confine control counters enrol/... keylink member policy steer strictoml)
 PLATFORMS   := linux/amd64 linux/arm64 linux/arm linux/mipsle linux/mips
 
 # Tests may skip on a laptop, for want of root or a program; nowhere else.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"sealgate/pkg/atomicfile"
 	"sealgate/pkg/crypto"
 	"sealgate/pkg/policy"
 )
@@ -85,7 +86,7 @@ func parseTopicSecret(text []byte) (*crypto.TopicSecret, error) {
 func WriteTopicSecret(path string, s *crypto.TopicSecret) error {
 	b := s.Bytes()
 	defer clear(b)
-	return WriteFile(path, append([]byte(hex.EncodeToString(b)), '\n'), 0o600)
+	return atomicfile.Write(path, append([]byte(hex.EncodeToString(b)), '\n'), 0o600)
 }
 
 // LoadSigner is LoadIdentity for one who signs the policy and so does not go by the one that

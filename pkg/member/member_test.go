@@ -2,7 +2,6 @@ package member_test
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -238,22 +237,4 @@ func TestFloodIsBounded(t *testing.T) {
 	}
 	reader := start(t, f.config(crypto.RoleSubscriber, "alice", b.URL()))
 	await(t, reader, "a key in spite of the flood", mayRead)
-}
-
-func TestWriteFileReplacesWhole(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "f")
-	for _, text := range []string{"one", "two"} {
-		if err := member.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if b, err := os.ReadFile(path); err != nil || string(b) != text {
-			t.Errorf("got %q, %v", b, err)
-		}
-	}
-	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), ".new-*")); len(left) > 0 {
-		t.Errorf("left behind: %q", left)
-	}
-	if err := member.WriteFile("/does/not/exist/f", nil, 0o600); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("got %v", err)
-	}
 }

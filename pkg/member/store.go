@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"sealgate/pkg/atomicfile"
 	"sealgate/pkg/control"
 	"sealgate/pkg/crypto"
 	"sealgate/pkg/policy"
@@ -76,7 +77,7 @@ func ForgetClock(dir string) (noted time.Time, err error) {
 	if err != nil {
 		return time.Time{}, fmt.Errorf("%s: %w", path, err)
 	}
-	return noted, WriteFile(path, formatFloor(f, time.Unix(0, 0)), 0o600)
+	return noted, atomicfile.Write(path, formatFloor(f, time.Unix(0, 0)), 0o600)
 }
 
 // formatFloor is one line: the version, the hash in hex, the wall clock in Unix seconds.
@@ -134,7 +135,7 @@ func (s *store) save(p *policy.Signed, wall time.Time) error {
 			return nil
 		}
 	}
-	if err := WriteFile(filepath.Join(s.dir, policyFile), p.Raw, 0o600); err != nil {
+	if err := atomicfile.Write(filepath.Join(s.dir, policyFile), p.Raw, 0o600); err != nil {
 		return err
 	}
 	s.floor = control.Floor{Version: p.Document.Version, Hash: p.Hash}
@@ -143,7 +144,7 @@ func (s *store) save(p *policy.Signed, wall time.Time) error {
 
 func (s *store) saveFloor(wall time.Time) error {
 	s.wall = latest(wall, s.wall)
-	return WriteFile(filepath.Join(s.dir, floorFile), formatFloor(s.floor, s.wall), 0o600)
+	return atomicfile.Write(filepath.Join(s.dir, floorFile), formatFloor(s.floor, s.wall), 0o600)
 }
 
 // tick keeps the clock floor.
@@ -160,35 +161,4 @@ func (s *store) tick(wall time.Time) {
 func (s *store) close(wall time.Time) error {
 	s.tick(wall)
 	return nil
-}
-
-// WriteFile replaces a file so that a crash leaves the old or the new one, whole: written beside it, synced, renamed.
-func WriteFile(path string, b []byte, perm os.FileMode) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-			err = fmt.Errorf("write %s: %w", path, err)
-		}
-	}()
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(perm), f.Sync())
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

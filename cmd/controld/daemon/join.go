@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"sealgate/cmd/internal/cmdenv"
+	"sealgate/pkg/atomicfile"
 	"sealgate/pkg/config"
 	"sealgate/pkg/crypto"
 	"sealgate/pkg/enrol"
@@ -251,7 +252,7 @@ func (j *joining) newKey() (gocrypto.Signer, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	return key, file, member.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+	return key, file, atomicfile.Write(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
 func parseJoinKey(b []byte) (gocrypto.Signer, error) {
@@ -276,14 +277,14 @@ func (j *joining) keep(e *enrol.Enrolled, file string, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(member.WriteFile(j.path(member.CAFile), e.CAPEM, 0o644), member.WriteFile(j.path(member.CertFile), e.CertPEM, 0o644))
+	err = errors.Join(atomicfile.Write(j.path(member.CAFile), e.CAPEM, 0o644), atomicfile.Write(j.path(member.CertFile), e.CertPEM, 0o644))
 	if len(e.Policy) > 0 {
-		err = errors.Join(err, member.WriteFile(j.path(member.PolicyFile), e.Policy, 0o644))
+		err = errors.Join(err, atomicfile.Write(j.path(member.PolicyFile), e.Policy, 0o644))
 	} else if gone := os.Remove(j.path(member.PolicyFile)); !errors.Is(gone, fs.ErrNotExist) {
 		err = errors.Join(err, gone) // of another fleet
 	}
 	if err == nil {
-		err = member.WriteFile(j.path(member.KeyFile), key, 0o600)
+		err = atomicfile.Write(j.path(member.KeyFile), key, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("%w; what the operator granted could not be kept: make room, and run the same command again", err)

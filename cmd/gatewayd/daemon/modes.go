@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sealgate/pkg/atomicfile"
 	"sealgate/pkg/config"
 	"sealgate/pkg/steer"
 )
@@ -51,19 +52,7 @@ func (t trial) keep(path string) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".modes-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(0o644), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
+	return atomicfile.Write(path, b, 0o644)
 }
 
 // readTrial reads what -setup kept on this kernel since it booted.

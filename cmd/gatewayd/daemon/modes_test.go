@@ -100,7 +100,7 @@ func TestSayModes(t *testing.T) {
 			if strings.Count(said.String(), "\n") != 1 || !strings.Contains(said.String(), c.says) || (name == "found") == strings.Contains(said.String(), "not known") {
 				t.Errorf("want %s; the log says:\n%s", c.says, said.String())
 			}
-			if left, _ := filepath.Glob(filepath.Join(filepath.Dir(cfg.Keylink), ".modes-*")); len(left) > 0 {
+			if left, _ := filepath.Glob(filepath.Join(filepath.Dir(cfg.Keylink), ".*")); len(left) > 0 {
 				t.Errorf("left over: %q", left)
 			}
 		})

@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"sealgate/cmd/internal/cmdenv"
+	"sealgate/pkg/atomicfile"
 	"sealgate/pkg/crypto"
-	"sealgate/pkg/member"
 	"sealgate/pkg/policy"
 )
 
@@ -230,12 +230,12 @@ func (f *fleetDir) signRevocation(now time.Time, add func(*policy.Document) erro
 	}
 	next := setKey(text, "revoked_certificates", stringArray(certs))
 	next = setKey(next, "revoked_names", stringArray(doc.RevokedNames))
-	if err := member.WriteFile(f.path(policyText), next, 0o644); err != nil {
+	if err := atomicfile.Write(f.path(policyText), next, 0o644); err != nil {
 		return nil, err
 	}
 	signed, err := f.sign(now)
 	if err != nil { // leave policy.toml as it was, so that nothing is half done
-		if undo := member.WriteFile(f.path(policyText), text, 0o644); undo != nil {
+		if undo := atomicfile.Write(f.path(policyText), text, 0o644); undo != nil {
 			return nil, undo
 		}
 		return nil, err

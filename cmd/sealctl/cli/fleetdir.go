@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"sealgate/pkg/atomicfile"
 	"sealgate/pkg/crypto"
 	"sealgate/pkg/member"
 	"sealgate/pkg/policy"
@@ -78,7 +79,7 @@ func createFleet(dir, name string, now time.Time) (*fleetDir, error) {
 		b    []byte
 		perm os.FileMode
 	}{{caKeyFile, key, 0o600}, {caCertFile, cert, 0o644}, {ledgerFile, nil, 0o644}, {policyText, firstPolicy(name), 0o644}} {
-		if err := member.WriteFile(filepath.Join(dir, file.name), file.b, file.perm); err != nil {
+		if err := atomicfile.Write(filepath.Join(dir, file.name), file.b, file.perm); err != nil {
 			return nil, err
 		}
 	}
@@ -194,14 +195,14 @@ func (f *fleetDir) enrol(role crypto.Role, name string, now time.Time) error {
 		return err
 	}
 	if err := errors.Join(
-		member.WriteFile(filepath.Join(dir, member.KeyFile), key, 0o600),
-		member.WriteFile(filepath.Join(dir, member.CertFile), cert, 0o644),
-		member.WriteFile(filepath.Join(dir, member.CAFile), f.caCert, 0o644),
+		atomicfile.Write(filepath.Join(dir, member.KeyFile), key, 0o600),
+		atomicfile.Write(filepath.Join(dir, member.CertFile), cert, 0o644),
+		atomicfile.Write(filepath.Join(dir, member.CAFile), f.caCert, 0o644),
 	); err != nil {
 		return err
 	}
 	f.members = append(f.members, enrolled{name, role, sha256.Sum256(block.Bytes), now.UTC().Format(time.DateOnly)})
-	return member.WriteFile(f.path(ledgerFile), formatLedger(f.members), 0o644)
+	return atomicfile.Write(f.path(ledgerFile), formatLedger(f.members), 0o644)
 }
 
 // signed returns the policy signed last, nil if none was.
@@ -314,10 +315,10 @@ func (f *fleetDir) sign(now time.Time) (*policy.Signed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the policy just signed does not verify: %w", err)
 	}
-	if err := member.WriteFile(f.path(policySigned), raw, 0o644); err != nil {
+	if err := atomicfile.Write(f.path(policySigned), raw, 0o644); err != nil {
 		return nil, err
 	}
-	if err := member.WriteFile(f.path(policyText), setKey(text, "version", fmt.Sprint(doc.Version)), 0o644); err != nil {
+	if err := atomicfile.Write(f.path(policyText), setKey(text, "version", fmt.Sprint(doc.Version)), 0o644); err != nil {
 		return nil, err
 	}
 	return signed, f.distribute(signed)
@@ -331,7 +332,7 @@ func (f *fleetDir) distribute(p *policy.Signed) error {
 		if _, err := os.Stat(dir); err != nil {
 			continue // handed over and removed
 		}
-		if err := member.WriteFile(filepath.Join(dir, member.PolicyFile), p.Raw, 0o644); err != nil {
+		if err := atomicfile.Write(filepath.Join(dir, member.PolicyFile), p.Raw, 0o644); err != nil {
 			return err
 		}
 		if err := f.handTopicSecret(p.Document, e, dir); err != nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"sealgate/cmd/internal/cmdenv"
+	"sealgate/pkg/atomicfile"
 	"sealgate/pkg/crypto"
 	"sealgate/pkg/enrol"
 	"sealgate/pkg/enrol/online"
@@ -147,7 +148,7 @@ func (o *office) finish(f *fleetDir, e *enrol.Entry, now time.Time) (*enrol.Gran
 		return nil, enrol.Taken
 	case !exists:
 		f.members = append(f.members, enrolled{e.Name, e.Role, hash, now.UTC().Format(time.DateOnly)})
-		if err := member.WriteFile(f.path(ledgerFile), formatLedger(f.members), 0o644); err != nil {
+		if err := atomicfile.Write(f.path(ledgerFile), formatLedger(f.members), 0o644); err != nil {
 			return nil, err
 		}
 		fmt.Fprintln(o.env.Stdout, e.Name, e.Role)

@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"sealgate/cmd/internal/cmdenv"
+	"sealgate/pkg/atomicfile"
 	"sealgate/pkg/config"
 	"sealgate/pkg/crypto"
 	"sealgate/pkg/enrol"
@@ -345,7 +346,7 @@ func (w *wizard) check() error {
 	if err := os.MkdirAll(filepath.Dir(w.file), 0o755); err != nil || w.caPEM == nil {
 		return err
 	}
-	return member.WriteFile(w.caFile(), w.caPEM, 0o644)
+	return atomicfile.Write(w.caFile(), w.caPEM, 0o644)
 }
 
 // join has controld, whose work that is, enrol this gateway.
@@ -378,7 +379,7 @@ func (w *wizard) join() error {
 
 // write comes last: where the configuration is there, everything is.
 func (w *wizard) write() error {
-	if err := member.WriteFile(w.file, w.conf(), 0o644); err != nil {
+	if err := atomicfile.Write(w.file, w.conf(), 0o644); err != nil {
 		return err
 	}
 	w.say("\nDone: this is %s %q of fleet %q. `sealctl doctor` checks the rest; start controld and gatewayd if nothing starts them here.", w.member.Role, w.member.Name, w.member.Fleet)

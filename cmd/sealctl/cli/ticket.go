@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sealgate/cmd/internal/cmdenv"
+	"sealgate/pkg/atomicfile"
 	"sealgate/pkg/crypto"
 	"sealgate/pkg/enrol"
-	"sealgate/pkg/member"
 )
 
 const (
@@ -138,7 +138,7 @@ func (f *fleetDir) book() (*enrol.Book, error) {
 }
 
 func (f *fleetDir) saveBook(book *enrol.Book) error {
-	return member.WriteFile(f.path(ticketsFile), book.Marshal(), 0o600)
+	return atomicfile.Write(f.path(ticketsFile), book.Marshal(), 0o600)
 }
 
 func fleetTickets() *command {

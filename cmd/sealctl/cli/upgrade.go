@@ -16,6 +16,7 @@ import (
 
 	"sealgate/cmd/internal/cmdenv"
 	"sealgate/cmd/sealctl/slots"
+	"sealgate/pkg/atomicfile"
 	"sealgate/pkg/config"
 	"sealgate/pkg/crypto"
 	"sealgate/pkg/member"
@@ -89,7 +90,7 @@ func runUpgradeSign(env cmdenv.Env, c *command, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := member.WriteFile(signatureOf(o.args[0]), signed, 0o644); err != nil {
+	if err := atomicfile.Write(signatureOf(o.args[0]), signed, 0o644); err != nil {
 		return err
 	}
 	fmt.Fprintln(env.Stdout, signatureOf(o.args[0]))
