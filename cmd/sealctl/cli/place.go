@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -87,12 +88,7 @@ func fitPlace(settings []placeSetting) error {
 }
 
 func indexOfSetting(settings []placeSetting, key string) int {
-	for i, s := range settings {
-		if s.key == key {
-			return i
-		}
-	}
-	return -1
+	return slices.IndexFunc(settings, func(s placeSetting) bool { return s.key == key })
 }
 
 func settingNames(settings []placeSetting) string {
@@ -113,10 +109,8 @@ func unquote(value string) string {
 
 func oneOf(words ...string) func(string) error {
 	return func(value string) error {
-		for _, w := range words {
-			if value == w {
-				return nil
-			}
+		if slices.Contains(words, value) {
+			return nil
 		}
 		return fmt.Errorf("want %s", strings.Join(words, " or "))
 	}
